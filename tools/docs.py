@@ -149,8 +149,8 @@ def build(out=root/'_docs', cache=root/'_proc', names=(), index=True):
         import nbdev.doclinks
         nbdev.doclinks._build_modidx()
     out.mkdir(parents=True, exist_ok=True)
-    pages = [render(nb, nbs, out, Path(cache)) for nb in nbs if not names or nb.stem in names]
     for f in ('book.css', 'search.js'): (out/f).write_bytes((assets/f).read_bytes())
+    pages = [render(nb, nbs, out, Path(cache)) for nb in nbs if not names or nb.stem in names]
     search_index(pages, out)
     return pages
 
