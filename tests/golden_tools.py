@@ -1,0 +1,65 @@
+"Golden vectors: where they lie, and the rules that fill a network with weights nobody had to store."
+import json, os
+from functools import cache
+from pathlib import Path
+import numpy as np, torch
+
+folder = Path(os.environ.get('SSLNB_GOLDEN') or Path(__file__).parent/'golden')
+
+@cache
+def golden(name):
+    "All arrays of `{name}.npz`, by key."
+    with np.load(folder/f'{name}.npz') as f: return {k:f[k] for k in f.files}
+
+def meta(d):
+    "Settings that go with the arrays, by the prefix of their keys."
+    return json.loads(str(d['meta_json']))
+
+def T(a): return torch.from_numpy(np.array(a))
+
+def families(d, prefix):
+    "What stands after `prefix/` and before the next slash, in order and once each."
+    return list(dict.fromkeys(k[len(prefix)+1:].split('/')[0] for k in d if k.startswith(prefix+'/')))
+
+def layout(text):
+    "`name|4x3|dtype` per line -> {name: shape}"
+    rows = [l.split('|') for l in str(text).splitlines() if l]
+    return {n: () if s=='scalar' else tuple(map(int, s.split('x'))) for n,s,_ in rows}
+
+def shapes(module): return {k:tuple(v.shape) for k,v in module.state_dict().items()}
+
+def fill_normal(module, seed):
+    "The fill rule of swav.npz and self_classifier.npz: normal numbers, one generator an entry."
+    sd = module.state_dict()
+    for i,(k,v) in enumerate(sd.items()):
+        r = np.random.RandomState(seed+i).standard_normal(tuple(v.shape))
+        if not v.is_floating_point(): r = np.zeros(tuple(v.shape))
+        elif k.endswith('running_var'): r = 0.5+0.5*np.abs(r)
+        elif k.endswith('running_mean') or k.endswith('bias'): r = 0.1*r
+        elif v.ndim==1 and k.endswith('weight'): r = 1+0.1*r
+        else: r = r/np.sqrt(np.prod(v.shape[1:]))
+        sd[k] = torch.as_tensor(r).to(v.dtype)
+    module.load_state_dict(sd)
+    return module
+
+def fill_hash(module, seed, gain=2., var_lo=1.):
+    "The fill rule of relational.npz: a hash of position, entry and seed."
+    sd,m = module.state_dict(),np.uint64(0xffffffff)
+    for idx,(k,v) in enumerate(sd.items()):
+        i = np.arange(v.numel(), dtype=np.uint64)
+        c = ((idx+1)*2246822519 + int(seed)*3266489917) & 0xffffffff
+        h = (i*np.uint64(2654435761) + np.uint64(c)) & m
+        h ^= h>>np.uint64(15); h = (h*np.uint64(2246822519))&m
+        h ^= h>>np.uint64(13); h = (h*np.uint64(3266489917))&m
+        h ^= h>>np.uint64(16)
+        u = (h.astype(np.float64)+0.5)/2**32
+        z = 2*u-1
+        if k.endswith('num_batches_tracked'): z = 0*z
+        elif k.endswith('running_mean'): z = 0.1*z
+        elif k.endswith('running_var'): z = var_lo*(1+u)
+        elif v.ndim>=2: z = z*np.sqrt(3*gain/np.prod(v.shape[1:]))
+        elif k.endswith('weight'): z = 1+0.2*z
+        else: z = 0.1*z
+        sd[k] = torch.as_tensor(z).reshape(v.shape).to(v.dtype)
+    module.load_state_dict(sd)
+    return module
