@@ -30,16 +30,17 @@ def bare(
         elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)): model = model.module
         else: return model
 
-# %% ../nbs/00_core.ipynb #622ce6d7
+# %% ../nbs/00_core.ipynb #f5aa34c6
 def plain(
     o # any nest of dicts, lists, tuples, `L`, tensors, arrays, numpy numbers
-): # the same nest out of dicts, lists, tensors, str, int, float, bool and None
+): # the same nest out of dicts, lists, tuples, tensors, str, int, float, bool and None
     "A copy of `o` that `torch.load(weights_only=True)` accepts."
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
     if isinstance(o, dict): return {k if isinstance(k,(str,int)) else str(k): plain(v) for k,v in o.items()}
     if o is None or type(o) in (str,int,float,bool): return o
     if hasattr(o, 'item') and getattr(o,'ndim',0)==0: return o.item()
     if hasattr(o, '__array__') and hasattr(o,'dtype'): return torch.as_tensor(o)
+    if isinstance(o, tuple): return tuple(plain(x) for x in o)
     if hasattr(o, '__iter__') and not isinstance(o, str): return [plain(x) for x in o]
     return str(o)
 
