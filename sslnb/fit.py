@@ -77,7 +77,7 @@ def schedule(
     up = round(min(r['warmup'], E/2)*n)
     return warmup_cosine(E*n, r['lr']*f, None if r['final_lr'] is None else r['final_lr']*f, up, r['start_lr']*f)
 
-# %% ../nbs/38_fit.ipynb #990533e4
+# %% ../nbs/38_fit.ipynb #fc30b8ae
 @patch
 def create_opt(self:SSLLearner):
     r = getattr(self, 'recipe', None) or check_recipe(self.method.recipe)
@@ -95,7 +95,10 @@ def fit_ssl(self:SSLLearner,
     **recipe # any key of the recipe: `lr=`, `opt=`, `wd=`, `warmup=`, `precision=`, ...
 ):
     "Train by the method's recipe."
-    r = {**self.method.recipe, **recipe}
+    own = dict(self.method.recipe)
+    if recipe.get('opt', own.get('opt'))!=own.get('opt'):          # another optimiser has other settings
+        for k in ('momentum','betas','trust'): own.pop(k, None)
+    r = {**own, **recipe}
     if n_epoch is not None: r['epochs'] = n_epoch
     r = self.recipe = check_recipe(r)
     m,dl = bare(self.model),self.dls.train
