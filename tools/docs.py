@@ -65,11 +65,16 @@ def picture(data, kind, files, dst):
     files.append(name)
     return f'::: output\n![]({name})\n:::'
 
+def documented(text):
+    "What nbdev writes about a name, without its rule on top and without the links that it puts into comments of a signature."
+    plain = lambda m: re.sub(r'\[(`[^`]+`)\]\([^)\s]+\)', r'\1', m[0])
+    return re.sub(r'^```python\n.*?^```', plain, re.sub(r'\A---\n', '', text), flags=re.S | re.M)
+
 def output(o, files, dst):
     "One stored output as pandoc Markdown, the richest form that it has."
     data = o.get('data', {})
     if 'text/html' in data: return '::: output\n```{=html}\n' + ''.join(data['text/html']) + '\n```\n:::'
-    if 'text/markdown' in data: return re.sub(r'\A---\n', '', ''.join(data['text/markdown']))
+    if 'text/markdown' in data: return documented(''.join(data['text/markdown']))
     for mime, kind in (('image/svg+xml', 'svg'), ('image/png', 'png'), ('image/jpeg', 'jpg')):
         if mime in data: return picture(data[mime], kind, files, dst)
     text = re.sub(r'\x1b\[[0-9;]*m', '', ''.join(o.get('text') or data.get('text/plain') or '')).rstrip()
@@ -122,7 +127,7 @@ def render(nb, nbs, out, cache):
     v = dict(pagetitle=front.get('title') or title(nb), subtitle=html.escape(front.get('description') or ''), nav=nav(nbs, nb, up), up=up, notebook=str(nb))
     for key, j in (('prev', i - 1), ('next', i + 1)):
         if 0 <= j < len(nbs): v |= {key: f'{up}{nbs[j].parent/page(nbs[j].name)}', f'{key}title': html.escape(title(nbs[j]))}
-    cmd = [pypandoc.get_pandoc_path(), '-f', 'markdown-implicit_figures-yaml_metadata_block', '-t', 'html5', '-s', '--mathml', '--toc', '--toc-depth=3',
+    cmd = [pypandoc.get_pandoc_path(), '-f', 'markdown+autolink_bare_uris-implicit_figures-yaml_metadata_block', '-t', 'html5', '-s', '--mathml', '--toc', '--toc-depth=3',
            f'--template={assets/"page.html"}', '--wrap=none', *(a for k, x in v.items() for a in ('-V', f'{k}={x}'))]
     done = subprocess.run(cmd, input=text, capture_output=True, text=True, encoding='utf-8')
     if done.returncode: sys.exit(f'{nb}: {done.stderr}')
