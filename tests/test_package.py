@@ -1,5 +1,5 @@
 "The house rules: modules made from notebooks, clean and small notebooks, imports that point down, a wheel that holds everything."
-import ast, builtins, json, re, shutil, subprocess, sys, zipfile
+import ast, json, re, shutil, subprocess, sys, zipfile
 from configparser import ConfigParser
 from email.parser import Parser
 from pathlib import Path
@@ -78,18 +78,24 @@ def test_notebook_proves_what_it_exports(path):
     rest = [source(c) for c in cells(path) if c['cell_type'] == 'code' and source(c) not in exported(path)]
     assert not exported(path) or any(re.search(r'\b(test_\w+\(|assert )', s) for s in rest), 'exports code and tests nothing'
 
+def bound(nodes):
+    "Names that a cell gives a meaning to."
+    imported = {a.asname or a.name.split('.')[0] for o in nodes if isinstance(o, (ast.Import, ast.ImportFrom)) for a in o.names}
+    defined = {o.name for o in nodes if isinstance(o, (ast.FunctionDef, ast.ClassDef))} | {o.arg for o in nodes if isinstance(o, ast.arg)}
+    return imported | defined | {o.id for o in nodes if isinstance(o, ast.Name) and not isinstance(o.ctx, ast.Load)}
+
 @each_notebook
 def test_imports_have_cells_of_their_own(path):
-    "nbdev runs every cell that holds an import when it makes the page, and runs it without the cells before."
+    "nbdev runs exports and every cell that holds an import when it makes the page, and runs them without the other cells."
+    not_run = set()
     for c in cells(path):
         s = source(c)
-        if c['cell_type'] != 'code' or s in exported(path) or 'nbdev_export()' in s or re.search(r'^#\|\s*eval: *false|^[%!]', s, re.M): continue
+        if c['cell_type'] != 'code' or 'nbdev_export()' in s or re.search(r'^#\|\s*eval: *false|^[%!]', s, re.M): continue
         nodes = list(ast.walk(ast.parse(s)))
-        if not any(isinstance(o, (ast.Import, ast.ImportFrom)) for o in nodes): continue
-        bound = {a.asname or a.name.split('.')[0] for o in nodes if isinstance(o, (ast.Import, ast.ImportFrom)) for a in o.names}
-        bound |= {o.id for o in nodes if isinstance(o, ast.Name) and not isinstance(o.ctx, ast.Load)} | {o.arg for o in nodes if isinstance(o, ast.arg)} | set(dir(builtins))
-        used = {o.id for o in nodes if isinstance(o, ast.Name)} - bound
-        assert not used, f'a cell that imports needs {", ".join(sorted(used))} from elsewhere; move its imports to a cell of their own:\n{s[:300]}'
+        if s not in exported(path) and not any(isinstance(o, (ast.Import, ast.ImportFrom)) for o in nodes): not_run |= bound(nodes)
+        else:
+            missing = {o.id for o in nodes if isinstance(o, ast.Name)} & not_run - bound(nodes)
+            assert not missing, f'a cell that imports needs {", ".join(sorted(missing))} from cells that do not; move its imports to a cell of their own:\n{s[:300]}'
 
 @each_module
 def test_functions_are_short(path):
