@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'SSLMethod', 'methods', 'get_method', 'SSLModel', 'SSLRecorder', 'SSLLearner', 'ssl_learner']
 
-# %% ../nbs/30_learner.ipynb #524d3e70
+# %% ../nbs/30_learner.ipynb #ee8f363f
 import importlib, pkgutil, time
 import torch
 from torch import nn, Tensor
@@ -15,6 +15,7 @@ from fastai.callback.core import Callback, TrainEvalCallback, CancelValidExcepti
 from fastai.learner import Learner, Recorder, AvgSmoothLoss
 from .core import bare, takes, choose
 from .distributed import rank, world_size, setup, is_main
+from .callback.distributed import Distributed
 from .views import Views, two_views
 from .backbones.create import create_backbone, to_channels_last
 
@@ -83,11 +84,18 @@ def get_method(
     plain = {k.lower():v for k,v in methods().items()}
     return choose(str(m).lower().replace('_','').replace('-',''), plain, 'method')()
 
-# %% ../nbs/30_learner.ipynb #416ad7cc
+# %% ../nbs/30_learner.ipynb #f461ca12
 def _split(o, sizes): # rows -> one entry a view, through dicts, lists and tuples
     if isinstance(o, Tensor): return list(o.split(sizes))
     if isinstance(o, dict): return [dict(zip(o, vs)) for vs in zip(*(_split(v,sizes) for v in o.values()))]
     return [type(o)(vs) for vs in zip(*(_split(v,sizes) for v in o))]
+
+def _joined(vs): # one tensor; without a copy where the views are the parts of one already
+    b = vs[0]._base
+    whole = b is not None and all(v._base is b for v in vs) and b.shape==(sum(map(len, vs)), *vs[0].shape[1:])
+    at = [v.storage_offset() for v in vs]
+    if whole and at==[b.storage_offset()+i*b.stride(0) for i in [sum(map(len, vs[:k])) for k in range(len(vs))]]: return b
+    return torch.cat(vs) if len(vs)>1 else vs[0]
 
 def _main(f): return f['out'] if isinstance(f, dict) else f
 
@@ -112,7 +120,7 @@ class SSLModel(nn.Module):
         groups,out = {},[None]*len(views)
         for i,v in enumerate(views): groups.setdefault(v.shape[1:], []).append(i)
         for ids in groups.values():
-            x = torch.cat([views[i] for i in ids]) if len(ids)>1 else views[ids[0]]
+            x = _joined([views[i] for i in ids])
             if self.channels_last: x = x.contiguous(memory_format=torch.channels_last)
             for i,f in zip(ids, _split(self.backbone(x), [len(views[i]) for i in ids])): out[i] = f
         return out
@@ -200,7 +208,7 @@ def _float(o):
     if isinstance(o, dict): return {k:_float(v) for k,v in o.items()}
     return type(o)(_float(v) for v in o) if isinstance(o, (list,tuple)) else o
 
-# %% ../nbs/30_learner.ipynb #726e843c
+# %% ../nbs/30_learner.ipynb #acde99f1
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
     kw = dict(mean=dls.mean, std=dls.std, **(v if isinstance(v, dict) else {}))
@@ -236,9 +244,7 @@ def ssl_learner(
                        cbs=[TrainEvalCallback(), SSLRecorder(), method, *L(cbs)], path=kwargs.pop('path', dls.path), **kwargs)
     learn.views,learn.size = _views(views, method, size, dls),size
     learn.logger = print if is_main() else lambda *a,**k: None
-    if world_size()>1:
-        from sslnb.callback.distributed import Distributed
-        learn.add_cb(Distributed())
+    if world_size()>1: learn.add_cb(Distributed())
     return learn
 
 @patch

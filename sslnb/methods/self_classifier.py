@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['self_classifier_loss', 'SelfClassifierHead', 'SelfClassifier', 'from_official', 'to_official']
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #e4639502
+# %% ../../nbs/50_methods.self_classifier.ipynb #571016d0
 import math
 import torch
 from torch import nn, Tensor
 from fastcore.basics import store_attr
-from ..core import bare
+from ..core import bare, rng
 from ..distributed import gather, local, all_mean
 from ..heads import ProjectionMLP, WNLinear, wn_to_new, wn_to_old
 from ..memory import Queue, nearest_other
@@ -68,7 +68,7 @@ class SelfClassifierHead(nn.Module):
         if self.training and self.queue is not None and self.queue.full: z[0] = nearest_other(self.queue, own, batch['idx'])[0]
         return dict(emb=own, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #b4173772
+# %% ../../nbs/50_methods.self_classifier.ipynb #a3297ee6
 def _sizes(classes, n_classes, n, restarts):
     if classes is None:
         k = n_classes or max(10, min(1000, n//100))
@@ -92,6 +92,7 @@ class SelfClassifier(SSLMethod):
     def __init__(self,
         classes:list|None=None, # classes of each classifier; by default K, 2K, 4K, 8K for K classes in the data
         restarts:int=1, # classifiers of the first size; the one with the lowest own loss names the clusters
+        renew:int=0, # draw the worse half of them anew every so many epochs; 0: never
         dim:int=128, # size of the embedding
         hidden:int=4096, # width of the perceptron
         n_layers:int=2, # linear layers of the perceptron
@@ -118,6 +119,17 @@ class SelfClassifier(SSLMethod):
         out,h = self.pred['out'],bare(self.learn.model).head
         if h.queue is not None: h.queue.push(out['emb'], self.yb[0]['idx'])
         h.running.lerp_(all_mean(self.each).to(h.running.dtype), 0.1 if bare(self.learn.model).step else 1.)
+    def epoch_start(self):
+        e = self.learn.epoch
+        if self.renew and self.restarts>1 and 0<e<=0.7*self.learn.n_epoch and e%self.renew==0: self._renew(bare(self.learn.model))
+    @torch.no_grad()
+    def _renew(self, model):
+        worst = sorted(range(self.restarts), key=lambda i: -model.head.running[i].item())[:self.restarts//2]
+        for i in worst:
+            g,v = getattr(model.head, f'cls_{i}').parametrizations.weight.parameters()
+            u = torch.rand(v.shape, generator=rng(self.dls.seed, model.epoch, f'renew{i}')).to(v)
+            g.fill_(1.); v.copy_((2*u-1)/v.shape[1]**0.5)                # the law of a new linear layer
+            for p in (g,v): self.opt.opt.state.pop(p, None)
     def best(self)->int: # number of a classifier
         "The classifier of the first size whose own loss runs lowest."
         r = bare(self.learn.model).head.running
