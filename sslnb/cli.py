@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['parse', 'wanted', 'Parser', 'pretrain_', 'methods_', 'recipes_', 'evaluate_', 'main']
 
-# %% ../nbs/83_cli.ipynb #162091c4
-import argparse, difflib, json, re, sys, warnings
+# %% ../nbs/83_cli.ipynb #fff7a318
+import argparse, difflib, json, os, re, shutil, sys, warnings
 from dataclasses import replace
+from pathlib import Path
 import sslnb
 from .recipes import *
 from .recipes import Text, view_sets
@@ -88,11 +89,11 @@ def _add(group, k, shown=None): # one keyword as an option
 _TITLES = dict(data='data', learner='network and size of the views', method='keywords of {}', fit='training', views='views: {}')
 _RUN = ('data','backbone','method','seed','epochs','recipe')
 
-# %% ../nbs/83_cli.ipynb #fdda3fde
+# %% ../nbs/83_cli.ipynb #cdcf11e8
 def _pretrain_parser(method, views, every, flat):
     p = Parser('sslnb pretrain', formatter_class=_Format, allow_abbrev=False, add_help=False, usage='sslnb pretrain [DATA] [--option value ...]',
         description='Train a network on images without labels, score it, and write a report and the network to a folder.\nWith nothing else: the digits that come with scikit-learn, with Self-Classifier.',
-        epilog='In [brackets] what holds if nothing is given. With other data than digits, what depends on it is chosen by it.\nWith --method or --views, the keywords are those of that method and these views.\n\nexamples:\n  sslnb pretrain\n  sslnb pretrain photos/ --epochs 50 --out runs/photos\n  sslnb pretrain --resume runs/photos')
+        epilog='In [brackets] what holds if nothing is given. With other data than digits, what depends on it is chosen by it.\nWith --method or --views, the keywords are those of that method and of these views.\nTrue-or-false options may be written --no-name.\n\nexamples:\n  sslnb pretrain\n  sslnb pretrain photos/ --epochs 50 --out runs/photos\n  sslnb pretrain --resume runs/photos')
     keys = keys_of(method, views)
     g = p.add_argument_group('the run')
     g.add_argument('DATA', nargs='?', help='the same as --data')
@@ -115,12 +116,12 @@ def _pretrain_parser(method, views, every, flat):
     return p, keys
 
 class _Format(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog): super().__init__(prog, max_help_position=26, width=min(110, __import__('shutil').get_terminal_size().columns-2))
+    def __init__(self, prog): super().__init__(prog, max_help_position=26, width=min(110, shutil.get_terminal_size().columns-2))
     def _format_args(self, action, default):
         if isinstance(action.metavar, tuple): return ' '.join(action.metavar)
         return str(action.metavar) if action.nargs=='*' else super()._format_args(action, default)
 
-# %% ../nbs/83_cli.ipynb #1cb94ec8
+# %% ../nbs/83_cli.ipynb #4afb465c
 def _spelt(argv): # --row-tau as --row_tau
     return [re.sub(r'^--([\w-]+)', lambda m: '--'+m[1].replace('-','_'), a) if a.startswith('--') else a for a in argv]
 
@@ -130,7 +131,6 @@ def _peek(argv, name): # the word after an option
         if a.startswith(f'--{name}='): return a.split('=',1)[1]
 
 def _which(argv): # method and view set in force
-    from pathlib import Path
     flat,run = {},_peek(argv, 'resume')
     if run and (Path(run)/'recipe.yml').exists(): flat = load_recipe(Path(run)/'recipe.yml')
     elif (name:=_peek(argv, 'recipe')): flat = load_recipe(name)
@@ -150,7 +150,7 @@ def _unknown(word, keys, method): # advice for an option that there is not
     near = difflib.get_close_matches(name, options, n=3, cutoff=.5)
     return f"unknown option {word!r}: " + (f"did you mean {' or '.join('--'+n for n in near)}?" if near else 'see sslnb pretrain --help')
 
-# %% ../nbs/83_cli.ipynb #33e7f62b
+# %% ../nbs/83_cli.ipynb #3e8d882e
 def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or the help text
     argv = _spelt(argv)
     wants_help = any(a in ('-h','--help') for a in argv)
@@ -169,18 +169,19 @@ def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or 
     if (data:=first[0] if first else a.DATA): given['data'] = data
     return dict(given, out=a.out, resume=a.resume, recipe=a.recipe)
 
-def _hush(): # what other libraries say to their developers
+def _prepare(): # before torch is imported
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     for kind,text in ((FutureWarning,''), (DeprecationWarning,''), (UserWarning,'You are shadowing'), (UserWarning,'.*pin_memory')): warnings.filterwarnings('ignore', text, kind)
 
 def pretrain_(argv):
     "sslnb pretrain"
     o = _asked(argv)
     if isinstance(o, str): print(o); return 0
-    _hush()
+    _prepare()
     from sslnb.pretrain import pretrain
     return 0 if pretrain(**o).finished else 130
 
-# %% ../nbs/83_cli.ipynb #c37a2d2c
+# %% ../nbs/83_cli.ipynb #48682c07
 def methods_(argv):
     "sslnb methods [NAME]"
     p = Parser('sslnb methods', allow_abbrev=False, description='List the methods, or show the keywords of one.')
@@ -206,7 +207,7 @@ def recipes_(argv):
     a = p.parse_args(argv)
     if a.NAME is None:
         for n,f in recipes().items(): print(f"{n.ljust(12)}{f.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
-    else: load_recipe(a.NAME); print((recipes().get(a.NAME) or __import__('pathlib').Path(a.NAME)).read_text(encoding='utf-8'), end='')
+    else: load_recipe(a.NAME); print((recipes().get(a.NAME) or Path(a.NAME)).read_text(encoding='utf-8'), end='')
     return 0
 
 def evaluate_(argv):
@@ -214,7 +215,7 @@ def evaluate_(argv):
     p = Parser('sslnb evaluate', allow_abbrev=False, description='Score a run anew, from its checkpoint, on its data. Writes nothing.')
     p.add_argument('RUN', help='folder of a run')
     a = p.parse_args(argv)
-    _hush()
+    _prepare()
     from sslnb.pretrain import evaluate_run
     scores = evaluate_run(a.RUN)
     from sslnb.evaluate.report import scores_table

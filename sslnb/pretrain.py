@@ -180,7 +180,7 @@ def _meta(learn, flat, seconds): # small print of the report
     if a.notes: out['notes'] = '; '.join(a.notes)
     return out
 
-# %% ../nbs/81_pretrain.ipynb #2669d6c8
+# %% ../nbs/81_pretrain.ipynb #7d978571
 def finish(
     learn, # trained
     flat:dict, # the whole recipe
@@ -203,10 +203,10 @@ def evaluate_run(
     path # folder of a run
 )->dict: # scores, computed anew
     "Score a run from its checkpoint; writes nothing."
-    from sslnb.callback.checkpoint import load_file
-    from sslnb.evaluate.features import features
     path = Path(path)
     if not (path/'recipe.yml').exists(): raise FileNotFoundError(f'{path} is no run: it has no recipe.yml')
+    from sslnb.callback.checkpoint import load_file
+    from sslnb.evaluate.features import features
     state = load_file(path/'checkpoint.pt')
     learn,flat = build(load_recipe(path/'recipe.yml'))
     before = baselines(learn)
