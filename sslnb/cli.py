@@ -150,7 +150,7 @@ def _unknown(word, keys, method): # advice for an option that there is not
     near = difflib.get_close_matches(name, options, n=3, cutoff=.5)
     return f"unknown option {word!r}: " + (f"did you mean {' or '.join('--'+n for n in near)}?" if near else 'see sslnb pretrain --help')
 
-# %% ../nbs/83_cli.ipynb #3e8d882e
+# %% ../nbs/83_cli.ipynb #6a057e7f
 def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or the help text
     argv = _spelt(argv)
     wants_help = any(a in ('-h','--help') for a in argv)
@@ -179,7 +179,7 @@ def pretrain_(argv):
     if isinstance(o, str): print(o); return 0
     _prepare()
     from sslnb.pretrain import pretrain
-    return 0 if pretrain(**o).finished else 130
+    return 130 if pretrain(**o).stopped else 0
 
 # %% ../nbs/83_cli.ipynb #48682c07
 def methods_(argv):
