@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['parse', 'wanted', 'Parser', 'pretrain_', 'methods_', 'recipes_', 'evaluate_', 'main']
 
-# %% ../nbs/83_cli.ipynb #fff7a318
+# %% ../nbs/83_cli.ipynb #9c9b3b78
 import argparse, difflib, json, os, re, shutil, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 import sslnb
+from .core import choose
 from .recipes import *
 from .recipes import Text, view_sets
 
@@ -121,7 +122,7 @@ class _Format(argparse.RawDescriptionHelpFormatter):
         if isinstance(action.metavar, tuple): return ' '.join(action.metavar)
         return str(action.metavar) if action.nargs=='*' else super()._format_args(action, default)
 
-# %% ../nbs/83_cli.ipynb #4afb465c
+# %% ../nbs/83_cli.ipynb #cad73e94
 def _spelt(argv): # --row-tau as --row_tau
     return [re.sub(r'^--([\w-]+)', lambda m: '--'+m[1].replace('-','_'), a) if a.startswith('--') else a for a in argv]
 
@@ -139,7 +140,7 @@ def _which(argv): # method and view set in force
     if not flat and data=='digits' and (not asked or method_info(asked).name=='SelfClassifier'): flat = load_recipe('digits')
     method = method_info(asked or flat.get('method','SelfClassifier')).name
     views = _peek(argv, 'views') or flat.get('views') or ''
-    if views and views not in view_sets: nearest(views, view_sets, 'view set')
+    if views: choose(views, view_sets, 'view set')
     return method, views, bool(asked or run), flat
 
 def _unknown(word, keys, method): # advice for an option that there is not
@@ -150,7 +151,7 @@ def _unknown(word, keys, method): # advice for an option that there is not
     near = difflib.get_close_matches(name, options, n=3, cutoff=.5)
     return f"unknown option {word!r}: " + (f"did you mean {' or '.join('--'+n for n in near)}?" if near else 'see sslnb pretrain --help')
 
-# %% ../nbs/83_cli.ipynb #6a057e7f
+# %% ../nbs/83_cli.ipynb #adf9adcc
 def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or the help text
     argv = _spelt(argv)
     wants_help = any(a in ('-h','--help') for a in argv)
@@ -171,7 +172,7 @@ def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or 
 
 def _prepare(): # before torch is imported
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-    for kind,text in ((FutureWarning,''), (DeprecationWarning,''), (UserWarning,'You are shadowing'), (UserWarning,'.*pin_memory')): warnings.filterwarnings('ignore', text, kind)
+    for kind,text in ((FutureWarning,''), (DeprecationWarning,''), (UserWarning,'.*pin_memory')): warnings.filterwarnings('ignore', text, kind)
 
 def pretrain_(argv):
     "sslnb pretrain"
@@ -222,7 +223,7 @@ def evaluate_(argv):
     print(scores_table(scores))
     return 0
 
-# %% ../nbs/83_cli.ipynb #976e782f
+# %% ../nbs/83_cli.ipynb #6e988853
 _HELP = """usage: sslnb COMMAND ...
 
 Self-supervised image learning. The short way: sslnb pretrain
@@ -246,8 +247,7 @@ def main(
     try:
         if not argv or argv[0] in ('-h','--help'): print(_HELP); return 0
         if argv[0]=='--version': print(f'sslnb {sslnb.__version__}'); return 0
-        if argv[0] not in commands: nearest(argv[0], commands, 'command')
-        return commands[argv[0]]([a for a in argv[1:] if a!='--debug'])
+        return choose(argv[0], commands, 'command')([a for a in argv[1:] if a!='--debug'])
     except SystemExit as e: return e.code or 0
     except KeyboardInterrupt: return 130
     except BrokenPipeError: sys.stderr.close(); return 0

@@ -5,37 +5,38 @@
 # %% auto #0
 __all__ = ['rng', 'bare', 'plain', 'takes', 'choose']
 
-# %% ../nbs/00_core.ipynb #8ad2f9b2
+# %% ../nbs/00_core.ipynb #6092972a
 import difflib, inspect, zlib
-import torch
-from torch import nn, Tensor
 
-# %% ../nbs/00_core.ipynb #3697c4a4
+# %% ../nbs/00_core.ipynb #5dea7038
 def rng(
     seed:int, # seed of the run
     step:int, # counter of optimiser steps (or of epochs, for draws made once an epoch)
     tag:str='' # what the draw is for: `'view0'`, `'order'`, ...
-)->torch.Generator: # CPU generator; the same key gives the same numbers on every machine, device and rank
+)->'torch.Generator': # CPU generator; the same key gives the same numbers on every machine, device and rank
     "A random generator that depends on nothing but its key."
+    import torch
     a,b = (zlib.crc32(f'{salt}|{int(seed)}|{int(step)}|{tag}'.encode()) for salt in 'ab')
     return torch.Generator().manual_seed((a<<31) ^ b)
 
-# %% ../nbs/00_core.ipynb #d83ac856
+# %% ../nbs/00_core.ipynb #f42b8fb8
 def bare(
-    model:nn.Module # a model, perhaps inside `DistributedDataParallel` or `torch.compile`
-)->nn.Module: # the model itself
+    model:'nn.Module' # a model, perhaps inside `DistributedDataParallel` or `torch.compile`
+)->'nn.Module': # the model itself
     "The model under its wrappers."
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
     while True:
         if hasattr(model, '_orig_mod'): model = model._orig_mod
-        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)): model = model.module
+        elif isinstance(model, (DistributedDataParallel, DataParallel)): model = model.module
         else: return model
 
-# %% ../nbs/00_core.ipynb #f5aa34c6
+# %% ../nbs/00_core.ipynb #73937706
 def plain(
     o # any nest of dicts, lists, tuples, `L`, tensors, arrays, numpy numbers
 ): # the same nest out of dicts, lists, tuples, tensors, str, int, float, bool and None
     "A copy of `o` that `torch.load(weights_only=True)` accepts."
-    if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
+    import torch
+    if isinstance(o, torch.Tensor): return o.detach().as_subclass(torch.Tensor)
     if isinstance(o, dict): return {k if isinstance(k,(str,int)) else str(k): plain(v) for k,v in o.items()}
     if o is None or type(o) in (str,int,float,bool): return o
     if hasattr(o, 'item') and getattr(o,'ndim',0)==0: return o.item()
@@ -52,7 +53,7 @@ def takes(
     "Whether `f` has a parameter called `name`."
     return name in inspect.signature(f).parameters
 
-# %% ../nbs/00_core.ipynb #8c4eb19d
+# %% ../nbs/00_core.ipynb #cc8afef1
 def choose(
     name:str, # what was given
     options, # mapping of name to value, or a list of names
@@ -62,5 +63,5 @@ def choose(
     if name in options: return options[name] if isinstance(options, dict) else name
     names = sorted(map(str, options))
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr,near))}?" if near else f"one of: {', '.join(names[:40])}"
+    hint = f"did you mean {' or '.join(map(repr,near))}?" if near else f"one of: {', '.join(names[:60])}"
     raise ValueError(f"unknown {what} {name!r}: {hint}")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METHODS', 'SSLMethod', 'methods', 'get_method', 'SSLModel', 'SSLRecorder', 'SSLLearner', 'ssl_learner']
 
-# %% ../nbs/30_learner.ipynb #ee8f363f
+# %% ../nbs/30_learner.ipynb #6278c219
 import importlib, pkgutil, time
 import torch
 from torch import nn, Tensor
@@ -14,12 +14,12 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback, TrainEvalCallback, CancelValidException, CancelEpochException
 from fastai.learner import Learner, Recorder, AvgSmoothLoss
 from .core import bare, takes, choose
-from .distributed import rank, world_size, setup, is_main
+from .distributed import rank, world_size, setup, is_main, all_mean
 from .callback.distributed import Distributed
 from .views import Views, two_views
 from .backbones.create import create_backbone, to_channels_last
 
-# %% ../nbs/30_learner.ipynb #a778cdfb
+# %% ../nbs/30_learner.ipynb #43e556ab
 METHODS = {}
 
 class SSLMethod(Callback):
@@ -31,9 +31,13 @@ class SSLMethod(Callback):
     batch_local = False            # official behaviour that looks at one process's batch only
     trains = True                  # False: there is nothing to train (random weights)
     find_unused = False            # some parameters take no part in some steps
+    tiny,tiny_views = {},{}        # settings and views for the contract test, see `test_method`
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         METHODS[cls.__name__] = cls
+    def __setattr__(self, k, v): # fastai warns of names that the Learner or its model has too; what is the method's own is meant
+        if k in self.__dict__ or hasattr(type(self), k): object.__setattr__(self, k, v)
+        else: super().__setattr__(k, v)
     @property
     def name(self): return 'method'
     @property
@@ -131,7 +135,7 @@ class SSLModel(nn.Module):
             else: out = _split(self.head(torch.cat([_main(f) for f in fs])), [len(v) for v in views])
         return dict(out=out, features=[_main(f).detach() for f in fs])
 
-# %% ../nbs/30_learner.ipynb #30caaaad
+# %% ../nbs/30_learner.ipynb #061dcdfc
 class SSLRecorder(Recorder):
     "Loss of every step, and one row an epoch: loss, what callbacks add, time."
     name = 'recorder'
@@ -144,7 +148,7 @@ class SSLRecorder(Recorder):
     def before_train(self): self._epoch_losses = []
     def after_batch(self):
         if not self.training or not len(self.yb): return
-        loss = self.learn.loss.detach().float()
+        loss = all_mean(self.learn.loss.detach().float())        # of the joint batch, on every process
         s = self.smooth_loss; s.count += 1
         s.val = torch.lerp(loss, s.val.to(loss.device), s.beta)
         self.learn.smooth_loss = s.value

@@ -37,7 +37,7 @@ def build(
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 
-# %% ../nbs/82b_pretrain.ipynb #e04cde2c
+# %% ../nbs/82b_pretrain.ipynb #2003058e
 def baselines(
     learn # an `SSLLearner` that has not been trained
 )->dict: # `raw` and `untrained`
@@ -47,8 +47,8 @@ def baselines(
     a,b = learn.dls.train.ds,learn.dls.valid.ds
     raw = Features(pixels(a.images), a.labels, pixels(b.images), b.labels, a.classes or None)
     f = features(learn)
-    f.assign = None
-    return dict(raw=raw.scores(), untrained=f.scores())
+    f.assign = f.train_assign = None
+    return dict(raw=raw.scores(everything=True), untrained=f.scores(everything=True))
 
 def _advice(learn): # from the last row of the history
     from sslnb.callback.health import advice
@@ -75,7 +75,7 @@ def _meta(learn, flat, seconds): # small print of the report
     if a.notes: out['notes'] = '; '.join(a.notes)
     return out
 
-# %% ../nbs/82b_pretrain.ipynb #7d978571
+# %% ../nbs/82b_pretrain.ipynb #fd2ef299
 def finish(
     learn, # trained
     flat:dict, # the whole recipe
@@ -85,12 +85,12 @@ def finish(
     "Score the trained network, and write backbone, report and scores."
     from sslnb.evaluate.features import features
     from sslnb.evaluate.report import to_json, write_report, write_text
-    from sslnb.export import export_backbone
+    import sslnb.export
     f = features(learn)
-    scores = {**before, 'trained':f.scores()}
-    d,seconds = learn.dls,sum(h['time'] for h in learn.recorder.history)
-    export_backbone(learn.model.backbone, path/'backbone.safetensors', dict(mean=d.mean, std=d.std, size=learn.size, method=flat['method'], data=d.name, epochs=flat['epochs'], seed=flat['seed']))
-    write_report(path/'report.html', f"{flat['method']} on {d.name}", scores, _figures(learn, f), _meta(learn, flat, seconds), _advice(learn))
+    scores = {**before, 'trained':f.scores(everything=True)}
+    seconds = sum(h['time'] for h in learn.recorder.history)
+    learn.export_backbone(path/'backbone.safetensors')
+    write_report(path/'report.html', f"{flat['method']} on {learn.dls.name}", scores, _figures(learn, f), _meta(learn, flat, seconds), _advice(learn))
     write_text(path/'scores.json', to_json(scores))
     return scores
 
@@ -107,7 +107,7 @@ def evaluate_run(
     before = baselines(learn)
     learn.model.load_state_dict(state['model'])
     if learn.model.epoch<flat['epochs']: print(f"{path} is unfinished: scores after {learn.model.epoch} of {flat['epochs']} epochs")
-    return {**before, 'trained':features(learn).scores()}
+    return {**before, 'trained':features(learn).scores(everything=True)}
 
 # %% ../nbs/82b_pretrain.ipynb #8a7d27cc
 def _rank(): return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['Run', 'data_name', 'known_data', 'start', 'complete']
 
-# %% ../nbs/81_runs.ipynb #979e07a4
+# %% ../nbs/81_runs.ipynb #7d56975f
 import os, re
 from dataclasses import dataclass
 from pathlib import Path
+from .core import choose
 from .recipes import *
 from .recipes import package, Text
 
-# %% ../nbs/81_runs.ipynb #6606b697
+# %% ../nbs/81_runs.ipynb #6140d4c2
 @dataclass
 class Run:
     "A run: its folder, its recipe, and its scores where it is finished."
@@ -35,7 +36,7 @@ def _check_data(data): # a name, or a folder's full path
     p = Path(data).expanduser()
     if p.is_dir(): return str(p.resolve())
     if os.sep in data or data.startswith(('.','~')): raise FileNotFoundError(f'{data} is not a folder; expected a folder of images, or a name: {", ".join(known_data())}')
-    nearest(data, known_data(), 'data set (and no folder of that name)')
+    choose(data, known_data(), 'data set (and no folder of that name)')
 
 def _unfinished(p): return (p/'recipe.yml').exists() and not (p/'scores.json').exists()
 
@@ -96,7 +97,7 @@ def start(
     save_recipe(flat, path/'recipe.yml')
     return flat, path
 
-# %% ../nbs/81_runs.ipynb #627a13e4
+# %% ../nbs/81_runs.ipynb #fb6f63d9
 def complete(
     flat:dict, # a recipe, as `start` gives it
     n:int, # training images
@@ -114,5 +115,5 @@ def complete(
     flat.setdefault('views', (live_info(cls) if cls else method_info(flat['method'])).views or None)
     keys = keys_of(cls or flat['method'], flat['views'] or '')
     own = {k:v.default for k,v in keys.items() if not isinstance(v.default, Text)}
-    if flat.get('opt', own['opt'])!=own['opt']: own.update(momentum=None, betas=None, trust=None)     # they are of the method's own optimiser
+    if flat.get('opt', own['opt'])!=own['opt']: own.update({k:v.default for k,v in signature('RECIPE').items() if k not in ('epochs','warmup','precision')})     # those were made for the method's own optimiser
     return {k:flat.get(k, own.get(k)) for k in keys if k in flat or k in own}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['small_backbones', 'init_convs', 'Conv4', 'Block', 'CifarResNet', 'resnet8', 'resnet32', 'resnet56', 'resnet18_cifar',
-           'vit', 'vit_tiny', 'vit_small', 'vit_base']
+           'vit', 'vit_tiny', 'vit_small', 'vit_base', 'conv4w4']
 
 # %% ../../nbs/20_backbones.small.ipynb #3e699d70
 from collections import OrderedDict
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from fastcore.meta import delegates
 from torch import nn
 
-# %% ../../nbs/20_backbones.small.ipynb #b4b1f60d
+# %% ../../nbs/20_backbones.small.ipynb #157b4b2f
 def init_convs(
     model:nn.Module # a network
 )->nn.Module: # the same
@@ -29,14 +29,15 @@ def _pooled(x, maps, wanted):
 
 class Conv4(nn.Module):
     "Four convolutions, https://arxiv.org/abs/2006.05849"
-    num_features,map_channels = 64,8
     def __init__(self,
         in_chans:int=3, # channels of the images
-        maps:bool=False # also return the first layer's map, (B,8,H,W)?
+        maps:bool=False, # also return the first layer's map, (B,8w,H,W)?
+        w:int=1 # times as many channels as in the paper
     ):
         super().__init__()
         self.maps,c = maps,in_chans
-        for i,o in enumerate((8,16,32,64), 1):
+        self.num_features,self.map_channels = 64*w,8*w
+        for i,o in enumerate((8*w,16*w,32*w,64*w), 1):
             self.add_module(f'layer{i}', nn.Sequential(OrderedDict(
                 conv=nn.Conv2d(c, o, 3, padding=1, bias=False), bn=nn.BatchNorm2d(o), act=nn.ReLU(inplace=True))))
             c = o
@@ -162,5 +163,12 @@ def vit_base(dim:int=768, heads:int=12, **kwargs):
     "768 features, 12 heads"
     return vit(dim=dim, heads=heads, **kwargs)
 
-# %% ../../nbs/20_backbones.small.ipynb #42fc2c9c
-small_backbones = dict(conv4=Conv4, resnet8=resnet8, resnet32=resnet32, resnet56=resnet56, resnet18_cifar=resnet18_cifar, vit_tiny=vit_tiny, vit_small=vit_small, vit_base=vit_base)
+# %% ../../nbs/20_backbones.small.ipynb #cfe1ad00
+def conv4w4(
+    in_chans:int=3, # channels of the images
+    **kwargs # `maps`
+)->Conv4:
+    "`conv4` with four times the channels (32, 64, 128, 256)."
+    return Conv4(in_chans, w=4, **kwargs)
+
+small_backbones = dict(conv4=Conv4, conv4w4=conv4w4, resnet8=resnet8, resnet32=resnet32, resnet56=resnet56, resnet18_cifar=resnet18_cifar, vit_tiny=vit_tiny, vit_small=vit_small, vit_base=vit_base)

@@ -10,7 +10,7 @@ import sys, time
 from fastai.callback.core import Callback
 from ..distributed import is_main
 
-# %% ../../nbs/37_callback.progress.ipynb #ba3b873a
+# %% ../../nbs/37_callback.progress.ipynb #565fde8b
 def clock(
     s:float # seconds
 )->str: # minutes and seconds, with hours where there are any
@@ -29,7 +29,7 @@ class Progress(Callback):
     def before_fit(self):
         self.out = self.to or sys.stdout
         self.live = is_main() and (self.out.isatty() if self.bar is None else self.bar)
-        self.t0,self.first,self.last,self.head = time.time(),None,0.,True
+        self.t0,self.first,self.last,self.titled = time.time(),None,0.,False
         if self.old is None: self.old = self.learn.logger
         self.learn.logger = self._log if is_main() else lambda *a: None
     def after_fit(self):
@@ -46,7 +46,7 @@ class Progress(Callback):
         names = self.recorder.metric_names
         widths = [max(8, len(n)+1) for n in names]
         row = lambda cells: ''.join(str(c).rjust(w) for c,w in zip(cells, widths))
-        if self.head: self._write(row(names)); self.head = False
+        if not self.titled: self._write(row(names)); self.titled = True
         self._write(row([f'{self.epoch+1}/{self.n_epoch}', *list(o)[1:]]))
 
     def after_batch(self):

@@ -131,21 +131,28 @@ def kmeans(
         km = KMeans(k, n_init=n_init, random_state=seed).fit(prep(train))
     return torch.as_tensor(km.labels_ if test is None else km.predict(prep(test))).long()
 
-# %% ../../nbs/73_evaluate.cluster.ipynb #1b16c94f
+# %% ../../nbs/73_evaluate.cluster.ipynb #7094c9cd
 @patch
 def kmeans(self:Features,
     k:int=None, # clusters; None: as many as there are classes, 10 where there are no labels
     seed:int=0, # seed of the starts
+    everything:bool=False, # clusters of all images, those of training first
     **kwargs # `n_init` and `normalise`
 )->Tensor: # cluster numbers of the images that are evaluated
     "k-means fitted on the training features; clusters of the test images (of the training images, where there is no test set)."
-    return kmeans(self.train, self.test, k=min(k or self.n_classes or 10, len(self.train)), seed=seed, **kwargs)
+    rows = torch.cat([self.train, self.test]) if everything and self.test is not None else self.test
+    return kmeans(self.train, rows, k=min(k or self.n_classes or 10, len(self.train)), seed=seed, **kwargs)
 
 @patch
 def cluster(self:Features,
     mapping=None, # superclass of each label, as in `cluster_scores`
-    k:int=None # clusters of k-means, where the method has no clusters of its own
+    k:int=None, # clusters of k-means, where the method has no clusters of its own
+    everything:bool=False # score all images, those of training too, and add `acc_test`: ACC of the test images alone
 )->dict: # `nmi`, `ami`, `ari`, `acc`; None where there are no labels
     "Scores of the method's own clusters; of k-means clusters, where it has none."
-    if not self.labelled: return cluster_scores(self.eval_y, torch.zeros_like(self.eval_y))
-    return cluster_scores(self.eval_y, self.kmeans(k) if self.assign is None else self.assign, mapping)
+    y,everything = self.eval_y,everything and self.test is not None
+    if not self.labelled: return cluster_scores(y, torch.zeros_like(y))
+    if not everything: return cluster_scores(y, self.kmeans(k) if self.assign is None else self.assign, mapping)
+    own = self.assign is not None and self.train_assign is not None
+    a = torch.cat([self.train_assign, self.assign]) if own else self.kmeans(k, everything=True)
+    return cluster_scores(torch.cat([self.train_y,y]), a, mapping) | dict(acc_test=cluster_scores(y, a[len(self.train):], mapping)['acc'])

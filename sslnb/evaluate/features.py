@@ -60,7 +60,7 @@ def pixels(
     small = lambda b: F.adaptive_avg_pool2d(b, (min(size,b.shape[2]), min(size,b.shape[3])))
     return torch.cat([small(b.float()/255).flatten(1) for b in x.split(bs)])
 
-# %% ../../nbs/70_evaluate.features.ipynb #dbaffc8b
+# %% ../../nbs/70_evaluate.features.ipynb #1db594f0
 @dataclass(eq=False)
 class Features:
     "Features of train and test images, with what is known about them."
@@ -72,6 +72,7 @@ class Features:
     train_images:Tensor=None # (N,C,H,W) uint8, for pictures
     test_images:Tensor=None # (M,C,H,W) uint8, for pictures
     assign:Tensor=None # (M,) int64 cluster of each test image (train, where there is no test) by the method's own head
+    train_assign:Tensor=None # (N,) int64 the same for the training images
     logits:Tensor=None # (M,K) logits of that head; `assign` is their argmax where it is not given
     views:tuple=None # two (n,F) tables: features of two views of the same images
 
@@ -83,6 +84,9 @@ class Features:
         if self.assign is not None:
             self.assign = torch.as_tensor(self.assign).long().cpu()
             self._same('assign', self.assign, len(self.eval_x))
+        if self.train_assign is not None:
+            self.train_assign = torch.as_tensor(self.train_assign).long().cpu()
+            self._same('train_assign', self.train_assign, len(self.train))
 
     def _same(self, name, v, n):
         if v is not None and len(v)!=n: raise ValueError(f"{name} has {len(v)} rows but there are {n} rows of features: give one per image, in the same order")
@@ -120,7 +124,7 @@ class Features:
         n = f'{len(self.train)} train' + ('' if self.test is None else f' + {len(self.test)} test')
         return f"Features({n} images x {self.train.shape[1]} features, " + (f"{self.n_classes} classes)" if self.labelled else "no labels)")
 
-# %% ../../nbs/70_evaluate.features.ipynb #eea45253
+# %% ../../nbs/70_evaluate.features.ipynb #404eb206
 @torch.no_grad()
 def clusters(
     learn, # an `SSLLearner`
@@ -151,6 +155,6 @@ def features(
     a,b = dls.train.ds,dls.valid.ds
     two = None
     if views and learn.views.n_views>1 and learn.views.sizes[0]==learn.views.sizes[1]:
-        two = tuple(extract(model.backbone, v, bs=bs) for v in learn.views(b.images[:views], seed=dls.seed, step=0)[:2])
+        two = tuple(extract(model.backbone, v, lambda x: x, bs) for v in learn.views(b.images[:views], seed=dls.seed, step=0)[:2])
     return Features(extract(model.backbone, a.images, prepare, bs), a.labels, extract(model.backbone, b.images, prepare, bs), b.labels, dls.classes or None,
-                    a.images, b.images, assign=clusters(learn, b.images, bs), views=two)
+                    a.images, b.images, assign=clusters(learn, b.images, bs), train_assign=clusters(learn, a.images, bs), views=two)

@@ -227,10 +227,10 @@ def show_map(self:Features,
     if by=='label': return tsne_map(self.eval_x, self.eval_y, self.classes, 'coloured by label', **kwargs)
     return tsne_map(self.eval_x, self.kmeans() if self.assign is None else self.assign, None, 'coloured by cluster', **kwargs)
 
-# %% ../../nbs/74_evaluate.pictures.ipynb #45d98470
+# %% ../../nbs/74_evaluate.pictures.ipynb #0e4d288f
 _LABELS = dict(loss='loss', train_loss='loss', lr='learning rate', knn='online kNN accuracy', rankme='RankMe (directions in use)',
-              std='embedding std (1 = healthy, 0 = collapsed)', embedding_std='embedding std (1 = healthy, 0 = collapsed)', uniformity='uniformity (lower is better)',
-              alignment='alignment (lower is better)', used='clusters in use', perplexity='cluster perplexity')
+              std='embedding std (1 = healthy, 0 = collapsed)', embedding_std='embedding std (1 = healthy, 0 = collapsed)', uniformity='uniformity (lower is better)', unif='uniformity (lower is better)',
+              alignment='alignment of two views (lower is better)', align='alignment of two views (lower is better)', used='clusters in use', perplexity='cluster perplexity')
 
 def _number(v):
     "`v` as a finite float, or None."

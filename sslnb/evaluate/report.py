@@ -18,26 +18,27 @@ from .linear import linear_probe
 from .cluster import cluster_scores
 from .pictures import curves, fig_to_png_base64
 
-# %% ../../nbs/75_evaluate.report.ipynb #8c4d13f4
+# %% ../../nbs/75_evaluate.report.ipynb #c8221809
 @patch
 def scores(self:Features,
     mapping=None, # superclass of each label, see `cluster_scores`
-    linear:bool=True # fit the linear probe too, the slowest part
+    linear:bool=True, # fit the linear probe too, the slowest part
+    everything:bool=False # clusters of all images, those of training too; see `cluster`
 )->dict: # `knn`, `linear`, `nmi`, `ami`, `ari`, `acc` (floats 0..1, None without labels), `rankme`, `uniformity`, `std`, and `alignment` where there are views
     "Every score of these features."
     has = self.labelled
     trained = has and (self.train_y>=0).any()
     res = dict(knn=self.knn() if trained else None, linear=self.linear() if trained and linear and self.test is not None else None)
-    res |= (self.cluster(mapping) if has else None) or dict.fromkeys(('nmi','ami','ari','acc'))
+    res |= (self.cluster(mapping, everything=everything) if has else None) or dict.fromkeys(('nmi','ami','ari','acc'))
     z = self.eval_x
     few = z[torch.randperm(len(z), generator=rng(0, 0, 'uniformity'))[:2048]]
     res |= dict(rankme=float(rankme(z)), uniformity=float(uniformity(few)) if len(z)>1 else None, std=float(embedding_std(z)))
     if self.views is not None: res['alignment'] = float(alignment(*self.views))
     return res
 
-# %% ../../nbs/75_evaluate.report.ipynb #1adfcaa7
+# %% ../../nbs/75_evaluate.report.ipynb #0e832eb7
 _ROWS = dict(raw='raw pixels + k-means', untrained='untrained backbone', trained='trained')
-_COLS = dict(knn='kNN', linear='linear', nmi='NMI', ami='AMI', ari='ARI', acc='ACC')
+_COLS = dict(knn='kNN', linear='linear', nmi='NMI', ami='AMI', ari='ARI', acc='ACC', acc_test='ACC test')
 _HEALTH = dict(rankme='RankMe', std='std', uniformity='uniformity', alignment='alignment')
 
 def _fmt(
@@ -60,6 +61,7 @@ def scores_table(
 )->str: # aligned text for a terminal
     "The scores as an aligned table."
     rows = _given(scores)
+    cols = {k:n for k,n in cols.items() if k!='acc_test' or k in _present(rows, cols)}
     w0,w = max([len(n) for n in rows]+[0]), [max(6,len(n)) for n in cols.values()]
     line = lambda name,cells: '  '.join([name.ljust(w0)]+[c.rjust(n) for c,n in zip(cells,w)]).rstrip()
     return '\n'.join([line('', cols.values())]+[line(n, [_fmt(r.get(k)) for k in cols]) for n,r in rows.items()])
@@ -75,7 +77,7 @@ def to_json(
         return v if math.isfinite(v) else None
     return json.dumps(conv(scores), indent=1)
 
-# %% ../../nbs/75_evaluate.report.ipynb #8b637e1b
+# %% ../../nbs/75_evaluate.report.ipynb #803eab39
 MEANING = dict(
     knn='k nearest neighbours. Each test image gets the label that its 20 most similar training images vote for. This is the share that comes out right. Nothing is trained for it.',
     linear='Linear probe. The network is frozen and a single straight-line classifier is fitted on its features with the labels. This is the share of test images it gets right.',
@@ -83,6 +85,7 @@ MEANING = dict(
     ami='Adjusted mutual information. The same, corrected for chance: random clusters have about 0.',
     ari='Adjusted Rand index. Of all pairs of images, how well "in one cluster" agrees with "of one label", corrected for chance: random clusters have about 0, perfect ones 1.',
     acc='Clustering accuracy. Every cluster is given the label that suits it best; the share of images that are then right.',
+    acc_test='Clustering accuracy of the held-out images alone. Where this column stands, NMI, AMI, ARI and ACC are over all images: no label took part in training, so all of them are to be named.',
     rankme='How many independent directions the features use. Near 1 means collapse: all images look the same to the network. Compare runs with equal numbers of features.',
     std='Spread of the features: near 1 they are spread evenly (about a half after a ReLU), 0 means collapse.',
     uniformity='How evenly images are spread over the feature space. 0 means collapse; about -4 is the best there is.',

@@ -68,7 +68,7 @@ class SelfClassifierHead(nn.Module):
         if self.training and self.queue is not None and self.queue.full: z[0] = nearest_other(self.queue, own, batch['idx'])[0]
         return dict(emb=own, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #a3297ee6
+# %% ../../nbs/50_methods.self_classifier.ipynb #a61ef17b
 def _sizes(classes, n_classes, n, restarts):
     if classes is None:
         k = n_classes or max(10, min(1000, n//100))
@@ -89,6 +89,8 @@ class SelfClassifier(SSLMethod):
     "Self-Classifier (https://arxiv.org/abs/2103.10994): classes and features in one stage, without labels."
     views = multi_crop
     recipe = dict(opt='larc', lr=0.3, wd=1e-6, momentum=0.9, warmup=10, start_lr=0.3/16, final_lr=0.0003, epochs=100)
+    tiny = dict(hidden=64, restarts=2, renew=2, queue=128)
+    tiny_views = dict(flip=0., n_local=2, global_scale=(.6,1.), local_scale=(.3,.8), jitter=None, grey=0., blur=0., second=None, local=None)
     def __init__(self,
         classes:list|None=None, # classes of each classifier; by default K, 2K, 4K, 8K for K classes in the data
         restarts:int=1, # classifiers of the first size; the one with the lowest own loss names the clusters

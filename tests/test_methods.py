@@ -1,0 +1,60 @@
+"""The contract on every registered method, and Self-Classifier in the cases that its notebook has no room for."""
+import pytest, torch
+from fastai.callback.core import Callback
+from sslnb.all import *
+
+@pytest.mark.parametrize('name', sorted(methods()))
+def test_contract(name): test_method(methods()[name])
+
+
+def test_names_and_recipes():
+    for name,cls in methods().items():
+        assert cls.__doc__ and 'http' in cls.__doc__, f'{name}: one line with the address of its paper'
+        check_recipe(cls.recipe)
+
+
+def tiny(method, **kw):
+    learn = ssl_learner(ssl_dls('digits', bs=256, device='cpu'), 'conv4', method, views=dict(flip=0.), **kw)
+    learn.logger = lambda *a: None
+    return learn
+
+
+def test_multi_crop_sees_every_resolution():
+    m = SelfClassifier(hidden=64, queue=0)
+    learn = tiny(m, size=16)
+    seen = []
+    learn.model.backbone.register_forward_hook(lambda mod,x,y: seen.append(tuple(x[0].shape)))
+    learn.fit_ssl(1, opt='adamw', lr=1e-3, run=None)
+    assert {s[-1] for s in seen}==set(learn.views.sizes) and all(s[0] in (2*256,6*256) for s in seen)
+
+
+def test_ablations_build_and_step():
+    for kw in (dict(n_layers=0, dim=64), dict(n_layers=1), dict(n_layers=3, leaky=False, bn=False), dict(fixed=True), dict(classes=[7,11]), dict(classes=12)):
+        m = SelfClassifier(hidden=32, **{'queue':300, **kw})
+        learn = tiny(m).fit_ssl(1, opt='adamw', lr=1e-3)
+        assert all(map(np.isfinite, learn.recorder.losses)), kw
+        if kw.get('fixed'): assert not any(p.requires_grad for n,p in learn.model.named_parameters() if '.cls_' in n)
+
+
+def test_bad_settings():
+    for kw,words in ((dict(queue=100), 'longer than a batch'), (dict(queue=5000), 'the image itself'), (dict(classes=[1]), 'at least 2')):
+        with pytest.raises(ValueError, match=words): tiny(SelfClassifier(**kw))
+
+
+def test_every_optimiser_of_the_paper():
+    for opt,lr in (('larc',.3),('lars',.3),('sgd',.05),('adamw',1e-3),('adam',1e-3)):
+        learn = tiny(SelfClassifier(hidden=32, queue=0)).fit_ssl(1, opt=opt, lr=lr, clip=1., backbone_wd=1e-4, no_decay=True)
+        assert all(map(np.isfinite, learn.recorder.losses)), opt
+
+
+def test_no_nan_reaches_a_file(tmp_path):
+    class Poison(Callback):
+        order = 30
+        def before_step(self):
+            if bare(self.learn.model).step==7: next(self.learn.model.parameters()).data.fill_(float('nan'))
+    learn = tiny(SelfClassifier(hidden=32, queue=0))
+    with pytest.raises(FloatingPointError): learn.fit_ssl(3, opt='adamw', run=tmp_path, cbs=Poison())
+    state = load_file(tmp_path/'checkpoint.pt')['model']
+    assert all(v.isfinite().all() for v in state.values() if torch.is_tensor(v) and v.is_floating_point())
+    with pytest.raises(ValueError, match='NaN'): export_backbone(learn.model.backbone, tmp_path/'b.safetensors')
+    assert not (tmp_path/'b.safetensors').exists()
