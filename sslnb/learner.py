@@ -135,7 +135,9 @@ class SSLModel(nn.Module):
             else: out = _split(self.head(torch.cat([_main(f) for f in fs])), [len(v) for v in views])
         return dict(out=out, features=[_main(f).detach() for f in fs])
 
-# %% ../nbs/30_learner.ipynb #061dcdfc
+# %% ../nbs/30_learner.ipynb #7f149b1a
+def _text(v): return '' if v is None else v if not isinstance(v, float) else f'{v:.4f}' if abs(v)<10 else f'{v:.1f}'
+
 class SSLRecorder(Recorder):
     "Loss of every step, and one row an epoch: loss, what callbacks add, time."
     name = 'recorder'
@@ -165,7 +167,7 @@ class SSLRecorder(Recorder):
         self.learn.final_record = L(row.values())[1:-1]
         self.values.append(self.learn.final_record)
         self.iters.append(self.smooth_loss.count)
-        self.logger(L(f'{v:.4f}' if isinstance(v,float) else '' if v is None else v for v in L(row.values())[:-1])+L(f"{row['time']:.1f}s"))
+        self.logger(L(_text(v) for v in L(row.values())[:-1])+L(f"{row['time']:.1f}s"))
     def plot_loss(self, **kwargs): return super().plot_loss(with_valid=False, **kwargs)
 
 # %% ../nbs/30_learner.ipynb #4462b78b

@@ -7,13 +7,13 @@ __all__ = ['package', 'view_sets', 'folder', 'Key', 'Text', 'signature', 'Method
            'live_info', 'check_keys', 'split_recipe', 'recipes', 'normal', 'load_recipe', 'recipe_text', 'save_recipe',
            'recipe_for']
 
-# %% ../nbs/80_recipes.ipynb #1b9dd2c3
-import ast, importlib.util, inspect, io, math, os, re, tokenize
+# %% ../nbs/80_recipes.ipynb #4b0bdbe9
+import ast, importlib.util, inspect, io, math, re, tokenize
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import yaml
-from .core import choose
+from .core import choose, whole_file
 
 # %% ../nbs/80_recipes.ipynb #bdc84763
 @dataclass
@@ -194,7 +194,7 @@ def split_recipe(
     for k in ('method','views'): parts['learner'].pop(k, None)
     return parts
 
-# %% ../nbs/80_recipes.ipynb #c61b7874
+# %% ../nbs/80_recipes.ipynb #8a335d53
 folder = package/'recipe_files'
 
 def recipes()->dict: # name -> file
@@ -240,10 +240,7 @@ def save_recipe(
     keys:dict=None # from `keys_of`, to group the lines
 ):
     "Write a recipe, whole or not at all."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try: tmp.write_text(recipe_text(flat, keys), encoding='utf-8'); os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    with whole_file(path) as tmp: tmp.write_text(recipe_text(flat, keys), encoding='utf-8')
 
 # %% ../nbs/80_recipes.ipynb #0e81d5b9
 def recipe_for(

@@ -5,29 +5,25 @@
 # %% auto #0
 __all__ = ['save_file', 'load_file', 'write_csv', 'Checkpoint']
 
-# %% ../../nbs/36_callback.checkpoint.ipynb #9a5fe363
-import csv, io, os, signal, tempfile, threading
+# %% ../../nbs/36_callback.checkpoint.ipynb #e8bbf448
+import csv, os, signal, threading
 from contextlib import contextmanager
 from pathlib import Path
 import torch, torch.distributed as dist
 from fastcore.foundation import L
 from fastai.callback.core import Callback, CancelFitException
-from ..core import bare, plain
+from ..core import bare, plain, whole_file
 from ..distributed import is_main, world_size, barrier
 
-# %% ../../nbs/36_callback.checkpoint.ipynb #964f52cc
+# %% ../../nbs/36_callback.checkpoint.ipynb #6b9679bc
 def save_file(
     state, # tensors and plain values
     path:str|Path
 ):
     "Write a checkpoint so that the file is always whole."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    try:
-        with os.fdopen(fd,'wb') as f: torch.save(plain(state), f); f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except BaseException:
-        Path(tmp).unlink(missing_ok=True); raise
+    with whole_file(path) as tmp, open(tmp, 'wb') as f:
+        torch.save(plain(state), f)
+        f.flush(); os.fsync(f.fileno())
 
 def load_file(
     path:str|Path
@@ -45,9 +41,9 @@ def write_csv(
 ):
     "Write rows as CSV, whole or not at all."
     if not rows: return
-    f = io.StringIO()
-    w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r))); w.writeheader(); w.writerows(rows)
-    tmp = Path(f'{path}.tmp'); tmp.write_text(f.getvalue()); os.replace(tmp, path)
+    with whole_file(path) as tmp, open(tmp, 'w', newline='') as f:
+        w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)))
+        w.writeheader(); w.writerows(rows)
 
 # %% ../../nbs/36_callback.checkpoint.ipynb #be8b0377
 class Checkpoint(Callback):

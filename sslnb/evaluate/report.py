@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['MEANING', 'scores_table', 'to_json', 'verdict', 'write_text', 'write_report']
 
-# %% ../../nbs/75_evaluate.report.ipynb #da6c4c2d
-import html, json, math, os
+# %% ../../nbs/75_evaluate.report.ipynb #fa389959
+import html, json, math
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from ..core import rng
+from ..core import rng, whole_file
 from ..measures import alignment, embedding_std, rankme, uniformity
 from .features import Features
 from .knn import knn # these three also give Features their verbs
@@ -120,7 +120,7 @@ def report(self:Features,
     if not self.labelled: print("There are no labels: what compares with labels is left out.")
     return s
 
-# %% ../../nbs/75_evaluate.report.ipynb #bf5d5a02
+# %% ../../nbs/75_evaluate.report.ipynb #d748ad2a
 _CSS = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--soft:#57606a;--line:#d0d7de;--card:#f6f8fa;--mark:#0b5cad}
 @media(prefers-color-scheme:dark){:root{--bg:#14171b;--fg:#e6e9ec;--soft:#a3abb5;--line:#3a424b;--card:#1e2329;--mark:#7ab8ff}}
@@ -183,13 +183,8 @@ def write_text(
     text:str # content
 )->Path: # the file
     "Write a file in one step: it is the old one or the new one, never half."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        tmp.write_text(text, encoding='utf-8')
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-    return path
+    with whole_file(path) as tmp: tmp.write_text(text, encoding='utf-8')
+    return Path(path)
 
 def write_report(
     path, # HTML file to write
