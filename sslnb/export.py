@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['export_backbone', 'backbone_meta', 'load_backbone']
 
-# %% ../nbs/82_export.ipynb #9b641b01
+# %% ../nbs/82_export.ipynb #080e26f1
 import json, os, tempfile
 from pathlib import Path
 import torch
 from torch import nn
+from fastcore.basics import patch
 from .backbones.create import create_backbone
 from .core import bare
+from .learner import SSLLearner
 
-# %% ../nbs/82_export.ipynb #a117f296
+# %% ../nbs/82_export.ipynb #633e5f8c
 def _tensors(backbone):
     sd = {k:v.detach().cpu().contiguous().clone() for k,v in backbone.state_dict().items()}
     bad = [k for k,v in sd.items() if v.is_floating_point() and not v.isfinite().all()]
@@ -26,22 +28,30 @@ def _json(k, v):
         raise TypeError(f'metadata {k!r} must be numbers, text, lists or dicts of them, got {type(o).__name__}')
     return json.dumps(v, default=listed)
 
+def _packed(sd, info): # the bytes of a safetensors file, with its metadata in order
+    from safetensors.torch import save
+    raw = save(sd, metadata={'format':'pt', **info})
+    n = 8+int.from_bytes(raw[:8], 'little')
+    head = json.loads(raw[8:n])
+    head['__metadata__'] = dict(sorted(head['__metadata__'].items()))
+    text = json.dumps(head, ensure_ascii=False, separators=(',',':')).encode()
+    text += b' '*(-len(text)%8)
+    return len(text).to_bytes(8, 'little'), text, memoryview(raw)[n:]
+
 def export_backbone(
     backbone:nn.Module, # a backbone, perhaps under `DistributedDataParallel` or `torch.compile`
     path, # file to write, `.safetensors`
     meta:dict=None # more to say: `mean`, `std`, `method`, `epochs`, ...; wins over what the backbone says of itself
 )->Path: # the file
     "Write a backbone's weights, and what is needed to build and use it."
-    from safetensors.torch import save_file
     backbone,path = bare(backbone),Path(path)
     known = {**getattr(backbone,'meta',{}), **getattr(backbone,'created',dict(source='module', name=None)), 'num_features':getattr(backbone,'num_features',None)}
     info = {k:_json(k,v) for k,v in {**known, **(meta or {})}.items()}
-    sd = _tensors(backbone)
+    parts = _packed(_tensors(backbone), info)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd,tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-    os.close(fd)
     try:
-        save_file(sd, tmp, metadata={'format':'pt', **info})
+        with os.fdopen(fd, 'wb') as f: f.writelines(parts)
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
     except BaseException:
@@ -72,3 +82,14 @@ def load_backbone(
     backbone.load_state_dict(load_file(path), strict=True)
     backbone.meta,backbone.num_features = meta,meta['num_features']
     return backbone.eval()
+
+# %% ../nbs/82_export.ipynb #cdeb283a
+@patch
+def export_backbone(self:SSLLearner,
+    path, # file to write, `.safetensors`
+    **meta # more to say; wins over what the Learner knows: `mean`, `std`, `size`, `method`, `data`, `epochs`, `seed`
+)->Path: # the file
+    "Write the trained backbone, and how its images were prepared."
+    d,m = self.dls,bare(self.model)
+    known = dict(mean=d.mean, std=d.std, size=self.size, method=type(self.method).__name__, data=d.name, epochs=m.epoch, seed=d.seed)
+    return export_backbone(m.backbone, path, {**known, **meta})
