@@ -15,7 +15,7 @@ from fastai.callback.core import Callback, CancelFitException
 from ..core import bare, plain, whole_file
 from ..distributed import is_main, world_size, barrier
 
-# %% ../../nbs/36_callback.checkpoint.ipynb #6b9679bc
+# %% ../../nbs/36_callback.checkpoint.ipynb #1603631c
 def save_file(
     state, # tensors and plain values
     path:str|Path
@@ -42,7 +42,7 @@ def write_csv(
     "Write rows as CSV, whole or not at all."
     if not rows: return
     with whole_file(path) as tmp, open(tmp, 'w', newline='') as f:
-        w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)))
+        w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n')
         w.writeheader(); w.writerows(rows)
 
 # %% ../../nbs/36_callback.checkpoint.ipynb #be8b0377
