@@ -81,7 +81,7 @@ def test_a_run_makes_its_files(whole):
     assert set(scores) == {'raw', 'untrained', 'trained'}
     for row in scores.values(): assert all(isinstance(row[k], float) and 0 <= row[k] <= 1 for k in ('knn', 'linear', 'nmi', 'ami', 'ari', 'acc'))
     table = done.stdout[done.stdout.index('kNN'):].splitlines()
-    assert table[0].split() == ['kNN', 'linear', 'NMI', 'AMI', 'ARI', 'ACC'] and [l.split('  ')[0] for l in table[1:4]] == ['raw pixels + k-means', 'untrained backbone', 'trained']
+    assert table[0].split() == ['kNN', 'linear', 'NMI', 'AMI', 'ARI', 'ACC', 'ACC', 'test'] and [l.split('  ')[0] for l in table[1:4]] == ['raw pixels + k-means', 'untrained backbone', 'trained']
     assert f"{scores['trained']['knn']:.3f}" in table[3] and str(run/'report.html') in done.stdout
     assert not done.stderr, 'warnings of other libraries are kept away'
 
