@@ -19,7 +19,7 @@ from .callback.distributed import Distributed
 from .views import Views, two_views
 from .backbones.create import create_backbone, to_channels_last
 
-# %% ../nbs/30_learner.ipynb #43e556ab
+# %% ../nbs/30_learner.ipynb #cdd0e6e3
 METHODS = {}
 
 class SSLMethod(Callback):
@@ -71,7 +71,7 @@ class SSLMethod(Callback):
         "The cluster of each image, for methods that have clusters."
         return None
 
-# %% ../nbs/30_learner.ipynb #147c774c
+# %% ../nbs/30_learner.ipynb #77a457be
 def methods()->dict: # name -> class
     "Every method there is, those of `sslnb.methods` and those defined since."
     try: pkg = importlib.import_module('sslnb.methods')
@@ -88,7 +88,7 @@ def get_method(
     plain = {k.lower():v for k,v in methods().items()}
     return choose(str(m).lower().replace('_','').replace('-',''), plain, 'method')()
 
-# %% ../nbs/30_learner.ipynb #f461ca12
+# %% ../nbs/30_learner.ipynb #002c88a9
 def _split(o, sizes): # rows -> one entry a view, through dicts, lists and tuples
     if isinstance(o, Tensor): return list(o.split(sizes))
     if isinstance(o, dict): return [dict(zip(o, vs)) for vs in zip(*(_split(v,sizes) for v in o.values()))]
@@ -135,7 +135,7 @@ class SSLModel(nn.Module):
             else: out = _split(self.head(torch.cat([_main(f) for f in fs])), [len(v) for v in views])
         return dict(out=out, features=[_main(f).detach() for f in fs])
 
-# %% ../nbs/30_learner.ipynb #7f149b1a
+# %% ../nbs/30_learner.ipynb #113266df
 def _text(v): return '' if v is None else v if not isinstance(v, float) else f'{v:.4f}' if abs(v)<10 else f'{v:.1f}'
 
 class SSLRecorder(Recorder):
@@ -159,6 +159,7 @@ class SSLRecorder(Recorder):
     def after_train(self):
         self.losses += [l.item() for l in torch.stack(self._raw)] if self._raw else []
         self._raw = []
+    def after_cancel_fit(self): self.after_train()          # stopped inside an epoch
     def after_validate(self): pass
     def after_epoch(self):
         loss = torch.stack(self._epoch_losses).mean().item() if self._epoch_losses else None
@@ -170,7 +171,7 @@ class SSLRecorder(Recorder):
         self.logger(L(_text(v) for v in L(row.values())[:-1])+L(f"{row['time']:.1f}s"))
     def plot_loss(self, **kwargs): return super().plot_loss(with_valid=False, **kwargs)
 
-# %% ../nbs/30_learner.ipynb #4462b78b
+# %% ../nbs/30_learner.ipynb #fc865761
 class SSLLearner(Learner):
     "fastai's Learner for an `SSLMethod`; made by `ssl_learner`."
     first_epoch,scaler,stopped = 0,None,False
@@ -214,7 +215,7 @@ def _float(o):
     if isinstance(o, dict): return {k:_float(v) for k,v in o.items()}
     return type(o)(_float(v) for v in o) if isinstance(o, (list,tuple)) else o
 
-# %% ../nbs/30_learner.ipynb #acde99f1
+# %% ../nbs/30_learner.ipynb #a1dbf8b2
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
     kw = dict(mean=dls.mean, std=dls.std, **(v if isinstance(v, dict) else {}))

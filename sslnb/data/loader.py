@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['SSLLoader', 'SSLDataLoaders', 'ssl_dls']
 
-# %% ../../nbs/11_data.loader.ipynb #0994cd80
+# %% ../../nbs/11_data.loader.ipynb #6d2b308d
 import torch
 from pathlib import Path
 from fastai.data.core import DataLoaders
 from fastcore.meta import delegates
 from ..core import rng
-from ..distributed import rank, world_size
+from ..distributed import rank, setup, world_size
 from .sets import ImageSet, image_sets
 
-# %% ../../nbs/11_data.loader.ipynb #1635d82e
+# %% ../../nbs/11_data.loader.ipynb #4a442f20
 class SSLLoader:
     "Batches `(uint8 images, labels, indices)` from images in memory."
     def __init__(self,
@@ -63,7 +63,7 @@ class SSLLoader:
     def one_batch(self): return next(iter(self))
     def show_batch(self, *args, **kwargs): raise TypeError('batches hold raw images; use learn.show_views() to see what the network sees')
 
-# %% ../../nbs/11_data.loader.ipynb #89f2c23b
+# %% ../../nbs/11_data.loader.ipynb #e55d9ff4
 class SSLDataLoaders(DataLoaders):
     "Train and test loaders, and the facts about the data that methods, views and evaluation need."
     n_inp = 1
@@ -100,6 +100,7 @@ def ssl_dls(
     **kwargs
 )->SSLDataLoaders:
     "Train and test loaders of uint8 batches for self-supervised training."
+    setup()
     train,valid = image_sets(source, **kwargs)
     for note in train.notes: print(f'{train.name}: {note}')
     if bs is None: bs = max(world_size(), min(256, len(train))//world_size()*world_size())
