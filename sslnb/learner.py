@@ -171,7 +171,7 @@ class SSLRecorder(Recorder):
         self.logger(L(_text(v) for v in L(row.values())[:-1])+L(f"{row['time']:.1f}s"))
     def plot_loss(self, **kwargs): return super().plot_loss(with_valid=False, **kwargs)
 
-# %% ../nbs/30_learner.ipynb #fc865761
+# %% ../nbs/30_learner.ipynb #2abd8e8f
 class SSLLearner(Learner):
     "fastai's Learner for an `SSLMethod`; made by `ssl_learner`."
     first_epoch,scaler,stopped = 0,None,False
@@ -203,6 +203,13 @@ class SSLLearner(Learner):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+    def show_row(self, row):
+        "Print a row of the record as aligned text, under its names."
+        if isinstance(row, str): return print(row)
+        names = self.recorder.metric_names
+        line = lambda cells: print(''.join(str(c).rjust(max(8, len(n)+1)) for c,n in zip(cells, names)))
+        if self.epoch==self.first_epoch: line(names)
+        line(row)
     def ssl_loss(self, pred, batch):
         "The method's loss in full precision, whatever the network ran in."
         out,m = _float(pred['out']),self.method
@@ -215,7 +222,7 @@ def _float(o):
     if isinstance(o, dict): return {k:_float(v) for k,v in o.items()}
     return type(o)(_float(v) for v in o) if isinstance(o, (list,tuple)) else o
 
-# %% ../nbs/30_learner.ipynb #a1dbf8b2
+# %% ../nbs/30_learner.ipynb #d00bc1f5
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
     kw = dict(mean=dls.mean, std=dls.std, **(v if isinstance(v, dict) else {}))
@@ -250,7 +257,7 @@ def ssl_learner(
     learn = SSLLearner(dls, model, loss_func=lambda p,b: learn.ssl_loss(p,b), default_cbs=False,
                        cbs=[TrainEvalCallback(), SSLRecorder(), method, *L(cbs)], path=kwargs.pop('path', dls.path), **kwargs)
     learn.views,learn.size = _views(views, method, size, dls),size
-    learn.logger = print if is_main() else lambda *a,**k: None
+    learn.logger = learn.show_row if is_main() else lambda *a: None
     if world_size()>1: learn.add_cb(Distributed())
     return learn
 
