@@ -17,7 +17,7 @@ from ..memory import Queue, nearest_other
 from ..views import multi_crop
 from ..learner import SSLMethod
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #2cdfad09
+# %% ../../nbs/50_methods.self_classifier.ipynb #7a53bd6f
 def self_classifier_loss(
     logits:Tensor, # (V, B, C) of one classifier, raw; this process's rows; the first `n_global` views are global
     row_tau:float=0.1, # temperature of the softmax over classes
@@ -25,7 +25,7 @@ def self_classifier_loss(
     eps:float=1e-12, # floor of the two normalisations, and inside the logarithm
     n_global:int=2 # global views; pairs of two other views are left out
 )->Tensor: # scalar, near ln C for a model that knows nothing
-    "Loss of all view pairs over the images of all processes (https://arxiv.org/abs/2103.10994, eq. 3-6)."
+    "Loss of all view pairs over the images of all processes (https://arxiv.org/abs/2103.10994)."
     V,B,C = logits.shape
     if V<2: raise ValueError(f'logits of {V} view; expected at least two views of every image')
     g = min(n_global, V)
@@ -39,7 +39,7 @@ def self_classifier_loss(
     total = ((every-t[:,:g])*logp[:,:g]).sum() + (glob*logp[:,g:]).sum()
     return -total/(B*(V*(V-1)-(V-g)*(V-g-1)))
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #d5142b79
+# %% ../../nbs/50_methods.self_classifier.ipynb #f374945b
 class SelfClassifierHead(nn.Module):
     "Perceptron to the unit sphere, and classifiers on it."
     def __init__(self,
@@ -68,7 +68,7 @@ class SelfClassifierHead(nn.Module):
         if self.training and self.queue is not None and self.queue.full: z[0] = nearest_other(self.queue, own, batch['idx'])[0]
         return dict(emb=own, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #a61ef17b
+# %% ../../nbs/50_methods.self_classifier.ipynb #827bacea
 def _sizes(classes, n_classes, n, restarts):
     if classes is None:
         k = n_classes or max(10, min(1000, n//100))
@@ -138,7 +138,7 @@ class SelfClassifier(SSLMethod):
         return min((i for i,c in enumerate(self.sizes) if c==self.sizes[0]), key=lambda i: r[i].item())
     def assign(self, out): return out['logits'][self.best()][0].argmax(1)
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #0ec8c2bc
+# %% ../../nbs/50_methods.self_classifier.ipynb #8d955df9
 def from_official(
     sd:dict # an official state dict, with or without `module.`
 )->dict: # for `SSLModel` with a `SelfClassifierHead`, without queue
