@@ -44,7 +44,7 @@ def to_array(
     elif im.mode!='RGB': im = im.convert('L' if im.mode in ('1','L') else 'RGB')
     return np.asarray(im)
 
-# %% ../../nbs/10_data.images.ipynb #dcdea216
+# %% ../../nbs/10_data.images.ipynb #ef5cc3fd
 def _hw(size): return (size,size) if isinstance(size,int) else tuple(size)
 
 def fit(
@@ -60,6 +60,12 @@ def fit(
     a,b = (W-k*w)/2, (H-k*h)/2
     return im.resize((w,h), Image.Resampling.BILINEAR, box=(a, b, a+k*w, b+k*h), reducing_gap=3.)
 
+def _jpeg(path): # the same pixels by torchvision, which hands them over without copying them twice; None where it cannot
+    from torchvision.io import decode_jpeg, read_file
+    try: x = decode_jpeg(read_file(str(path)), apply_exif_orientation=True)
+    except RuntimeError: return None
+    return x[0].numpy() if len(x)==1 else x.permute(1,2,0).numpy()
+
 def open_image(
     path, # of a file
     size:int|tuple|None=None, # bring it to (H, W) or a square of that side (see `fit`); JPEGs are then decoded no larger than need be
@@ -70,9 +76,8 @@ def open_image(
     if not os.path.isfile(path): raise OSError('is no regular file' if os.path.lexists(path) else 'is not there')
     with warnings.catch_warnings(), Image.open(path, formats=_formats()) as im:
         warnings.simplefilter('ignore')
-        if size:
-            side = max(_hw(size))/middle
-            im.draft(None, (int(2*side),)*2)
+        if size: im.draft(None, (int(2*max(_hw(size))/middle),)*2)
+        elif im.format in ('JPEG','MPO') and im.mode in ('L','RGB') and (a:=_jpeg(path)) is not None: return a
         a = to_array(im)
     return a if size is None else np.asarray(fit(Image.fromarray(a), size, middle))
 
