@@ -168,7 +168,7 @@ def jitter_(
             if b>a: colour_ops[k](y[a:b], f[a:b,k])
     return x.index_copy_(0, at.to(x.device), y)
 
-# %% ../../nbs/12_augment.ops.ipynb #40ce7a6c
+# %% ../../nbs/12_augment.ops.ipynb #377db029
 def blur_matrix(
     sigma:Tensor, # (n,) in pixels
     kernel:int, # width of the kernel in pixels, odd
@@ -190,7 +190,7 @@ def _blur_large(x, sigma, kernel): # on a CPU: tap by tap, where the matrices wo
     n,C,h,w = x.shape
     k = _taps(sigma, kernel).repeat_interleave(C, 0)
     y = F.pad(x, (kernel//2,)*4, mode='reflect').view(1, n*C, h+kernel-1, w+kernel-1)
-    return F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n*C), k[:,None,None], groups=n*C).view(x.shape)
+    with torch.autocast('cpu', enabled=False): return F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n*C), k[:,None,None], groups=n*C).view(x.shape)
 
 def gaussian_blur(
     x:Tensor, # (n,C,h,w)
