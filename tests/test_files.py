@@ -145,3 +145,25 @@ def test_errors_of_size(tmp_path):
     with pytest.raises(ValueError, match='use bs=6 or less'): ssl_dls(tmp_path, bs=64, device='cpu')
     (tmp_path/'cat').mkdir(); Image.fromarray(rgb).save(tmp_path/'cat'/'a.png')
     with pytest.raises(ValueError, match='one folder per class'): from_folder(tmp_path, labels=True)
+
+def test_killed_inside_an_epoch_it_ends_as_if_nothing_had_happened(tmp_path):
+    "Views are cut ahead of their time by workers; a run that stops and goes on still sees the same ones, bit by bit."
+    from fastai.callback.core import Callback
+    from sslnb.all import OnlineKNN, SelfClassifier, bare, ssl_learner
+    class Stop(Callback):
+        order = 91
+        def after_batch(self):
+            if bare(self.learn.model).step == 4: raise KeyboardInterrupt
+    folder = tmp_path/'photos'; folder.mkdir()
+    for i in range(50): Image.fromarray((g.rand(30+i % 9, 40-i % 7, 3)*255).astype(np.uint8)).save(folder/f'{i}.jpg')
+    def learner():
+        dls = ssl_dls(folder, bs=12, device='cpu', mean=[.5]*3, std=[.25]*3)
+        learn = ssl_learner(dls, 'conv4', SelfClassifier(classes=[5], hidden=16, queue=24), size=16, views=dict(n_local=1))
+        learn.logger = lambda *a: None
+        return learn
+    recipe = dict(opt='adamw', lr=1e-3)
+    whole = learner().fit_ssl(2, run=tmp_path/'whole', **recipe)
+    with pytest.raises(KeyboardInterrupt): learner().fit_ssl(2, run=tmp_path/'run', every_steps=1, cbs=Stop(), **recipe)
+    again = learner().fit_ssl(2, run=tmp_path/'run', resume=True, **recipe)
+    assert len(again.recorder.losses) == 6 and again.recorder.losses == whole.recorder.losses
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values()) if torch.is_tensor(a))
