@@ -89,7 +89,7 @@ def _pair(size # int or (height, width)
     "One number is both sides."
     return (int(size),)*2 if isinstance(size,(int,float)) else tuple(map(int,size))
 
-# %% ../../nbs/13_augment.pipeline.ipynb #3747e462
+# %% ../../nbs/13_augment.pipeline.ipynb #7dabebe2
 class Augment:
     "Random views of a batch, each image with its own draw. SimCLR's recipe by default: https://arxiv.org/abs/2002.05709"
     def __init__(self,
@@ -133,15 +133,16 @@ class Augment:
 
     def draw(self,
         n:int, # rows: the images of the global batch
-        h:int, # height of the images in pixels
-        w:int, # their width
+        h:int|None, # height of the images in pixels; None: not known yet, the crop is placed later (see [one image at a time](13b_augment.single.html))
+        w:int|None, # their width
         g:torch.Generator # from `core.rng`
     )->dict: # of (n,...) CPU tensors
         "One draw for each image."
         u = lambda *s: torch.rand(n, *s, generator=g, dtype=torch.float64)
         between = lambda lo,hi,*s: (lo+(hi-lo)*u(*s)).float()
         coin = lambda p: u()<p
-        p = dict(box=self._box(u(22), h, w), flip=coin(self.flip))
+        where = u(22)
+        p = dict(dict(place=where) if h is None else dict(box=self._box(where, h, w)), flip=coin(self.flip))
         if self._affine:
             on = coin(self.affine_p)
             d,t,s = self.degrees, self.translate, self.shear
@@ -189,7 +190,7 @@ def __call__(self:Augment,
 
 _cpu_piece,_gpu_piece = 2**19,2**27     # values a piece: about a CPU's cache, half a gigabyte on a GPU
 
-# %% ../../nbs/13_augment.pipeline.ipynb #501d75d7
+# %% ../../nbs/13_augment.pipeline.ipynb #13626a39
 def _drawn(x, on, f, *params):
     "`f` on the rows of `x` where `on` is true; `on` and `params` live on the CPU."
     if on.all(): return f(x, *(q.to(x.device, non_blocking=True) for q in params))
@@ -215,8 +216,10 @@ def _noise(x, on, seed):
     return out
 
 @patch
-def _apply(self:Augment, x, p):
-    x = self._crop(unit(x), p)
+def _apply(self:Augment, x, p): return self._colour(self._crop(unit(x), p), p)
+
+@patch
+def _colour(self:Augment, x, p): # all but the crop; `x` is float and may be written to
     if 'jitter' in p: jitter_(x, p['order'], p['factors'], p['jitter'].nonzero()[:,0])
     if 'grey' in p and x.shape[1]==3: x = _drawn(x, p['grey'], lambda y: grey(y).expand_as(y))
     if 'blur' in p: x = _drawn(x, p['blur'], lambda y,s: gaussian_blur(y, s, self.kernel), p['sigma'])
