@@ -15,7 +15,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 
 # %% ../nbs/84_all.ipynb #2f9994cf
-_ROOMS = '''core distributed optim data.sets data.loader augment.pipeline views backbones.small backbones.create heads measures memory learner
+_ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.sources augment.pipeline augment.single views data.loader backbones.small backbones.create heads measures memory learner
 callback.distributed callback.precision callback.health callback.checkpoint fit evaluate.features evaluate.knn evaluate.linear evaluate.cluster
 evaluate.pictures evaluate.report callback.knn testing recipes pretrain export'''.split()
 

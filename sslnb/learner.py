@@ -171,7 +171,7 @@ class SSLRecorder(Recorder):
         self.logger(L(_text(v) for v in L(row.values())[:-1])+L(f"{row['time']:.1f}s"))
     def plot_loss(self, **kwargs): return super().plot_loss(with_valid=False, **kwargs)
 
-# %% ../nbs/30_learner.ipynb #2abd8e8f
+# %% ../nbs/30_learner.ipynb #aef95afb
 class SSLLearner(Learner):
     "fastai's Learner for an `SSLMethod`; made by `ssl_learner`."
     first_epoch,scaler,stopped = 0,None,False
@@ -192,7 +192,7 @@ class SSLLearner(Learner):
         for o in enumerate(self.dl, self.dl.start): self.one_batch(*o)
     def _do_epoch_train(self):
         dl,m = self.dls.train,bare(self.model)
-        dl.epoch = m.epoch
+        dl.epoch,dl.step,dl.views = m.epoch,m.step,self.views
         if dl.start==0: self.method.epoch_start()
         super()._do_epoch_train()
         m.epoch += 1
@@ -222,7 +222,7 @@ def _float(o):
     if isinstance(o, dict): return {k:_float(v) for k,v in o.items()}
     return type(o)(_float(v) for v in o) if isinstance(o, (list,tuple)) else o
 
-# %% ../nbs/30_learner.ipynb #d00bc1f5
+# %% ../nbs/30_learner.ipynb #db50e8a2
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
     kw = dict(mean=dls.mean, std=dls.std, **(v if isinstance(v, dict) else {}))
@@ -267,4 +267,4 @@ def show_views(self:SSLLearner,
     step:int|None=None # as at this step, by default the next one
 ): # matplotlib figure
     "What the network will see: some images and their views."
-    return self.views.show(self.dls.train.one_batch()[0], n=n, seed=self.dls.seed, step=bare(self.model).step if step is None else step)
+    return self.views.show(self.dls.train.some(n), n=n, seed=self.dls.seed, step=bare(self.model).step if step is None else step)

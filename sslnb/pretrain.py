@@ -21,7 +21,7 @@ def build(
     "The Learner that a recipe describes."
     from functools import partial
     import torch, sslnb.views as views
-    from sslnb.data.sets import image_sets
+    from sslnb.data.sources import image_sets
     from sslnb.data.loader import ssl_dls
     from sslnb.learner import methods, ssl_learner
     from sslnb.callback.health import Health

@@ -11,7 +11,7 @@ import torch
 from fastai.callback.core import Callback
 from .core import bare, takes
 from .distributed import run_ranks, equal_state, world_size
-from .data.sets import digits
+from .data.sources import digits
 from .data.loader import ssl_dls
 from .learner import SSLMethod, ssl_learner
 from .callback.knn import OnlineKNN

@@ -14,7 +14,7 @@ from ..augment.pipeline import clean
 from ..evaluate.features import extract
 from ..evaluate.knn import knn
 
-# %% ../../nbs/76_callback.knn.ipynb #1b617281
+# %% ../../nbs/76_callback.knn.ipynb #ad7673e1
 class OnlineKNN(Callback):
     "kNN accuracy of the backbone's features on the test images, as a column `knn`."
     order,columns = 66,('knn',)
@@ -25,9 +25,9 @@ class OnlineKNN(Callback):
         queries:int=5000 # test images, at most
     ): self.every,self.k,self.bank,self.queries,self.row = every,k,bank,queries,{}
     def _some(self, ds, n):
-        if len(ds)<=n: return ds.images,ds.labels
+        if len(ds)<=n: return ds.at(self.learn.size),ds.labels
         i = torch.randperm(len(ds), generator=rng(0, 0, 'online knn'))[:n]
-        return ds.images[i],ds.labels[i]
+        return ds.at(self.learn.size)[i],ds.labels[i]
     def accuracy(self)->float:
         "The accuracy now, 0 to 1."
         dls,bb = self.dls,bare(self.learn.model).backbone

@@ -15,7 +15,7 @@ from .images import EXTENSIONS, _formats, _hw, fit, image_files, open_image, to_
 from .workers import in_workers
 from .sets import Images, ImageSet, split
 
-# %% ../../nbs/10c_data.files.ipynb #1ce0d3bf
+# %% ../../nbs/10c_data.files.ipynb #d147cebc
 class FileSet(Images):
     "Images of any sizes, decoded when they are wanted."
     def __init__(self,
@@ -32,7 +32,7 @@ class FileSet(Images):
         workers:int|None=None # processes that decode; by default as many as there are cores
     ):
         self.read,self.n,self.channels,self.max_bad,self.workers = read,n,channels,max_bad,workers
-        self.size,self.bad = _hw(size),{}
+        self.size,self.bad,self.fine = _hw(size),{},set()            # what cannot be read and why; what has been
         self._know(n, labels, classes, names, name, notes)
     def __len__(self): return self.n
     def _shape(self): return f'of {self.channels} channel{"s"*(self.channels>1)} in files'
@@ -99,7 +99,7 @@ def image_or_reason(self:FileSet, i, *args): # (C, H, W), or why not
 @patch
 def dead(self:FileSet, i): self.failed(int(i), 'kills the process that decodes it')
 
-# %% ../../nbs/10c_data.files.ipynb #5a326ba6
+# %% ../../nbs/10c_data.files.ipynb #52be189a
 class Sized:
     "All images of a `FileSet` at one size, as an array whose rows are decoded when they are asked for."
     def __init__(self,
@@ -118,8 +118,10 @@ class Sized:
             else: x[k] = im
         return x,why
     def _rows(self, idx, bs, workers=None): # uint8 batches, in order
-        for x,why in in_workers(self._piece, [p.tolist() for p in idx.split(bs)], dead=self.ds.dead, workers=self.ds.workers if workers is None else workers):
+        jobs = [p.tolist() for p in idx.split(bs)]
+        for job,(x,why) in zip(jobs, in_workers(self._piece, jobs, dead=self.ds.dead, workers=self.ds.workers if workers is None else workers)):
             for i,w in why.items(): self.ds.failed(i, w)
+            self.ds.fine.update(set(job)-why.keys())
             yield x
     def batches(self,
         bs:int=256 # images at a time
@@ -128,7 +130,9 @@ class Sized:
         yield from _joined(self._rows(torch.arange(len(self)), min(bs, 32)), bs)
     def __getitem__(self, i):
         idx = torch.arange(len(self))[i] if not isinstance(i, (list,np.ndarray)) else torch.as_tensor(i)
-        x = torch.cat(list(self._rows(idx.reshape(-1), 32, 0 if idx.numel()<=8 else None)) or [torch.empty(0, *self.shape[1:], dtype=torch.uint8)])
+        few = idx.numel()<=32
+        here = few and self.ds.fine.issuperset(idx.reshape(-1).tolist())               # read before: cannot kill this process
+        x = torch.cat(list(self._rows(idx.reshape(-1), 32, 0 if here else 1 if few else None)) or [torch.empty(0, *self.shape[1:], dtype=torch.uint8)])
         return x.reshape(*idx.shape, *x.shape[1:])
 
 def _joined(pieces, bs): # small pieces -> batches of bs
