@@ -42,7 +42,7 @@ def digits()->tuple:
     d = load_digits()
     return split(ImageSet(torch.from_numpy(np.rint(d.images*255/16).astype(np.uint8))[:,None], torch.from_numpy(d.target), name='digits'))
 
-# %% ../../nbs/10g_data.sources.ipynb #c4b0a3ea
+# %% ../../nbs/10g_data.sources.ipynb #8e45b69e
 @contextmanager
 def _patience(seconds=60): # for a server that does not answer
     old = socket.getdefaulttimeout(); socket.setdefaulttimeout(seconds)
@@ -50,9 +50,9 @@ def _patience(seconds=60): # for a server that does not answer
     finally: socket.setdefaulttimeout(old)
 
 def _fetch(cls, name, root, **kw): # a data set of torchvision, which downloads it if need be
+    if not is_main(): barrier()
     place = next((d for d in (root, root/name) if (d/cls.base_folder).is_dir()), None)
     why = f' and {place/cls.base_folder} is not whole (its checksums differ)' if place else ''
-    if not is_main(): barrier()
     try:
         if place:
             try: return cls(str(place), **kw)
@@ -120,15 +120,15 @@ def stl10_labelled(root)->tuple:
     "The labelled images of STL-10 alone."
     return _stl('stl10_labelled', root, 'train')
 
-# %% ../../nbs/10g_data.sources.ipynb #9090cfa5
+# %% ../../nbs/10g_data.sources.ipynb #6ead22a4
 def _folders(d): return sorted(p.name for p in Path(d).iterdir() if p.is_dir() and not p.name.startswith('.'))
 def _by_class(d, part, classes): return [(os.path.join(part, c, f), c) for c in classes for f in (image_files(d/part/c) if (d/part/c).is_dir() else [])]
 
 _LISTS = ('val_annotations.txt','LOC_val_solution.csv','val.txt','val.csv','val_map.txt')
-def _held_out(d, root, known): # test images with their classes: (path, class)
+def _held_out(d, root, known, classes): # test images with their classes: (path, class)
     part = next((t for t in ('val','test','validation') if (d/t).is_dir()), None)
     if part is None: raise ValueError(f'{d} has a folder train, but none called val or test')
-    if set(_folders(d/part)) & set(known): return _by_class(d, part, [c for c in _folders(d/part) if c in set(known)])
+    if set(_folders(d/part)) & set(known): return _by_class(d, part, classes)
     files = [os.path.join(part, f) for f in image_files(d/part)]
     where = next((p for n in _LISTS for p in (d/part/n, d/n, root/n) if p.is_file()), None)
     if where is None: raise ValueError(f'{d/part} has neither a folder for each class, such as {known[0]}, nor a list of what its {len(files)} images are; expected one of {", ".join(_LISTS)}, with an image and its class on each line')
@@ -160,7 +160,7 @@ def wnid_sets(
     if not classes: raise ValueError(f'{d/"train"} has no folders; expected one for each class')
     if (lost:=set(classes)-set(known)): raise ValueError(f'{len(lost)} of the {len(classes)} classes of {name} have no folder in {d/"train"}, e.g. {min(lost)}')
     at,out = {c:i for i,c in enumerate(classes)},[]
-    for pairs in (_by_class(d, 'train', classes), _held_out(d, root, known)):
+    for pairs in (_by_class(d, 'train', classes), _held_out(d, root, known, classes)):
         pairs = [p for p in pairs if p[1] in at]
         if not pairs: raise ValueError(f'no images of {name} in {d}/{"val" if out else "train"}; expected files ending in .JPEG, .png, ... in a folder for each class')
         side = dict(size=size or out[0].size) if size or out else {}
