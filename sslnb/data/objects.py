@@ -15,7 +15,7 @@ from .images import _formats, _hw, open_image, to_array
 from .sets import Images, ImageSet, from_array
 from .files import FileSet, _side, file_set, scan
 
-# %% ../../nbs/10e_data.objects.ipynb #0ff09031
+# %% ../../nbs/10e_data.objects.ipynb #fc4c0595
 def pixels(
     x # PIL image, array or tensor (H, W), (H, W, C) or (C, H, W), path, bytes of an image file, or `{'bytes':..., 'path':...}`
 )->np.ndarray: # (H, W) or (H, W, C) uint8
@@ -37,7 +37,10 @@ def _many(n): return f'an item holds {n} pictures, as a transform that makes vie
 
 def _scalar(y): return y is None or isinstance(y, str) or np.ndim(y)==0 and hasattr(y, '__int__')
 
-def item(x)->tuple: # picture, label or None
+def item(
+    x, # what a data set gives for a number
+    labels=True # False: leave the label out, whatever it is
+)->tuple: # picture, label or None
     "Picture and label of an item of a data set."
     if isinstance(x, dict):
         im = next((k for k in _IMAGES if k in x), None)
@@ -46,8 +49,10 @@ def item(x)->tuple: # picture, label or None
     elif not isinstance(x, (tuple,list)): x = (x,None)
     im,y = (*x,None)[:2]
     if isinstance(im, (list,tuple)) and len(im) and not isinstance(im[0], (list,tuple,int,float)): raise ValueError(_many(len(im)))
+    if hasattr(y, 'getexif') or isinstance(y, (Tensor,np.ndarray)) and y.ndim>1: raise ValueError(_many(len(x)))
+    if not labels: return im,None
     if isinstance(y, Tensor) and y.numel()==1: y = y.item()
-    if not _scalar(y): raise ValueError(_many(len(x)) if np.ndim(y)>1 or hasattr(y, 'getexif') else f'the label of an item is {str(y)[:60]!r}; expected one class: a number, a name or None')
+    if not _scalar(y): raise ValueError(f'the label of an item is {str(y)[:60]!r}; expected one class, a number or a name (give the data set a target_transform that makes one), or say labels=False')
     return im,y
 
 _IMAGES,_LABELS = ('image','img','images','pixel_values'),('label','labels','fine_label','target','class')
@@ -117,7 +122,7 @@ def from_items(
     s.notes.append('images stay in files; give size= to bring them to one size in memory')
     return s
 
-# %% ../../nbs/10e_data.objects.ipynb #e007e27a
+# %% ../../nbs/10e_data.objects.ipynb #212239e2
 def _classes(ds):
     c = getattr(ds, 'classes', None)
     return [x if isinstance(x, str) else str(x[0]) if isinstance(x, (tuple,list)) else str(x) for x in c] if isinstance(c, (list,tuple)) and len(c) else None
@@ -144,7 +149,7 @@ def _from_arrays(ds): # a torchvision set with all its images in `.data`
     return s
 
 def _from_samples(ds, size): # a torchvision set of files
-    pairs = getattr(ds, 'samples', None)
+    pairs = getattr(ds, 'samples', None) or getattr(ds, '_samples', None)
     if not isinstance(pairs, list) or len(pairs)!=len(ds) or not all(len(p)==2 and isinstance(p[0], (str,Path)) for p in pairs) or str(pairs[0][0]).endswith('.npy'): return None
     item(ds[0])
     root = os.path.commonpath([os.path.dirname(p) for p,_ in pairs])
@@ -156,34 +161,39 @@ def _from_samples(ds, size): # a torchvision set of files
     return s.load(size or next(iter(shapes))) if size or len(shapes)==1 and max(next(iter(shapes)))<=96 else s
 
 class _Items: # pictures and labels of a data set that gives both at once
-    def __init__(self, ds): self.ds,self.seen = ds,{}
+    def __init__(self, ds, wanted): self.ds,self.wanted,self.seen = ds,wanted,{}
     def __call__(self, i):
-        im,self.seen[i] = item(self.ds[i])
+        im,self.seen[i] = item(self.ds[i], self.wanted)
         return im
     def labels(self):
-        if (y:=_targets(self.ds, ('targets','labels','_labels'))) is not None and all(v==y[i] for i,v in self.seen.items()): return y
-        for i in range(len(self.ds)):
-            if i not in self.seen: self.seen[i] = item(self.ds[i])[1]
-        return [self.seen[i] for i in range(len(self.ds))]
+        if not self.wanted: return None
+        if (y:=_targets(self.ds, ('targets','labels','_labels','y'))) is not None and all(v==y[i] for i,v in self.seen.items()): return y
+        return [self._label(i) for i in range(len(self.ds))]
+    def _label(self, i): # None where the item cannot be read at all
+        if i in self.seen: return self.seen[i]
+        try: x = self.ds[i]
+        except Exception: return None
+        return item(x)[1]
 
 def from_dataset(
     ds, # has a length and gives items: a picture, or a picture and a label
-    size:int|tuple|None=None # side in pixels, or (H, W), that pictures are brought to and kept at in memory
+    size:int|tuple|None=None, # side in pixels, or (H, W), that pictures are brought to and kept at in memory
+    labels:bool|None=None # False: leave the labels out, whatever they are
 )->Images:
     "A set out of a torchvision or PyTorch data set."
-    if not hasattr(ds, '__len__') or not hasattr(ds, '__getitem__'): raise TypeError(f'{type(ds).__name__} has no length or no items by number, as streams have; expected a data set with both')
+    if not hasattr(ds, '__len__') or not hasattr(ds, '__getitem__'): raise TypeError(f'{type(ds).__name__} has no length or no items by number, as streams and loaders have; expected a data set with both')
     if not len(ds): raise ValueError(f'{_called(ds)} holds no images')
     base = getattr(ds, 'dataset', None)
-    if hasattr(ds, 'indices') and base is not None and (isinstance(getattr(base, 'data', None), (np.ndarray,Tensor)) or hasattr(base, 'samples') or hasattr(base, 'indices')):
-        return from_dataset(base, size).subset(torch.as_tensor(ds.indices))
+    if hasattr(ds, 'indices') and base is not None and (isinstance(getattr(base, 'data', None), (np.ndarray,Tensor)) or hasattr(base, 'samples') or hasattr(base, '_samples') or hasattr(base, 'indices')):
+        return from_dataset(base, size, labels).subset(torch.as_tensor(ds.indices))
     if (s:=_from_arrays(ds)) is not None or (s:=_from_samples(ds, size)) is not None: return s
-    items,note = _Items(ds),[]
+    items,note = _Items(ds, labels is not False),[]
     im = items(0)
     if isinstance(im, Tensor) and im.is_floating_point(): note = ['its transform gives floats, which are taken as 0..1 and kept as uint8']
     elif getattr(ds, 'transform', None) is not None: note = ['its transform is used before anything else']
     return from_items(items, len(ds), items.labels, _classes(ds if base is None else base), size, _called(ds if base is None else base), note)
 
-# %% ../../nbs/10e_data.objects.ipynb #a4f8a6d4
+# %% ../../nbs/10e_data.objects.ipynb #8272d1f8
 def is_table(
     ds
 )->bool:
@@ -198,7 +208,8 @@ def from_table(
     ds, # Hugging Face `Dataset`
     size:int|tuple|None=None, # side in pixels, or (H, W), that pictures are brought to and kept at in memory
     image_column:str|None=None, # which column holds the pictures, by default the one that is of that kind
-    label_column:str|None=None # which one holds the labels
+    label_column:str|None=None, # which one holds the labels
+    labels:bool|None=None # False: leave the labels out
 )->Images:
     "A set out of a table whose columns are known by name and kind."
     if not hasattr(ds, '__len__'): raise TypeError(f'{type(ds).__name__} has no length, as streams have; load it without streaming=True')
@@ -206,7 +217,7 @@ def from_table(
     for c in filter(None, (image_column,label_column)): choose(c, cols, 'column')
     im = image_column or next((c for c in cols if kind.get(c)=='Image'), None) or next((c for c in _IMAGES if c in cols), None)
     if im is None: raise ValueError(f'no column of pictures among {", ".join(map(repr,cols))}; name it by image_column=')
-    lab = label_column or next((c for c in _LABELS if c in cols), None) or next((c for c in cols if kind.get(c)=='ClassLabel'), None)
+    lab = None if labels is False else label_column or next((c for c in _LABELS if c in cols), None) or next((c for c in cols if kind.get(c)=='ClassLabel'), None)
     name = getattr(getattr(ds, 'info', None), 'dataset_name', None) or 'images'
     s = from_items(_Cell(ds, im), len(ds), list(ds[lab]) if lab else None, getattr(ds.features[lab], 'names', None) if lab else None, size, name)
     s.notes.append(f'pictures from column {im!r}, '+(f'labels from {lab!r}' if lab else f'no labels; columns: {", ".join(cols)}'))

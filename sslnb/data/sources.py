@@ -6,18 +6,18 @@
 __all__ = ['DATASETS', 'CIFAR100_TO_20', 'CIFAR20', 'dataset', 'data_root', 'digits', 'cifar10', 'cifar100', 'supercifar100',
            'stl10', 'stl10_labelled', 'wnid_sets', 'tiny', 'slim', 'imagenet', 'imagenet100', 'image_sets']
 
-# %% ../../nbs/10g_data.sources.ipynb #70790bcc
+# %% ../../nbs/10g_data.sources.ipynb #1dd04346
 import glob, os, socket
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from ..core import choose, takes
-from .files import file_set, from_folder
+from .files import FileSet, file_set, from_folder
 from .images import _hw, image_files
 from .objects import _scalar, from_dataset, from_items, from_table, is_table, label_numbers
 from .sets import Images, ImageSet, from_array, split
-from .subsets import few_labels, find_images, labels_from, read_list
+from .subsets import _amount, few_labels, find_images, labels_from, read_list
 from ..distributed import barrier, is_main
 
 # %% ../../nbs/10g_data.sources.ipynb #f666ccfa
@@ -42,7 +42,7 @@ def digits()->tuple:
     d = load_digits()
     return split(ImageSet(torch.from_numpy(np.rint(d.images*255/16).astype(np.uint8))[:,None], torch.from_numpy(d.target), name='digits'))
 
-# %% ../../nbs/10g_data.sources.ipynb #8e45b69e
+# %% ../../nbs/10g_data.sources.ipynb #51e03611
 @contextmanager
 def _patience(seconds=60): # for a server that does not answer
     old = socket.getdefaulttimeout(); socket.setdefaulttimeout(seconds)
@@ -65,7 +65,7 @@ def _fetch(cls, name, root, **kw): # a data set of torchvision, which downloads 
         if is_main(): barrier()
 
 def _place(root, *names): # where a set lies as a tree: the folder of one of these names, in `root` or `root` itself
-    return next((d for n in names for d in (root/n, root) if d.parts[-len(Path(n).parts):]==Path(n).parts and (d/'train').is_dir()), None)
+    return next((d for n in names for d in (root/n, root) if Path(os.path.abspath(d)).parts[-len(Path(n).parts):]==Path(n).parts and (d/'train').is_dir()), None)
 
 def _counted(sets, name, n): # a note where a set has not all of its classes
     for s in sets:
@@ -201,15 +201,16 @@ def imagenet100(root, size=None)->tuple:
     if d is None: raise _missing('imagenet100', root, 'imagenet100/train/<wnid>/*.JPEG and imagenet100/val/<wnid>/*.JPEG, or all of imagenet (its 100 classes are picked out)')
     return wnid_sets('imagenet100', root, d, 100, _imagenet100(d), size)
 
-# %% ../../nbs/10g_data.sources.ipynb #edc8ebdf
+# %% ../../nbs/10g_data.sources.ipynb #ddcd6140
 def _is_labels(y): return y is None or isinstance(y, (list,tuple,np.ndarray,Tensor)) and len(y)>0 and _scalar(y[0])
 def _is_array(x): return isinstance(x, Tensor) or hasattr(x, '__array__')
-def _is_picture(x): return hasattr(x, 'getexif') or _is_array(x) and x.ndim==3 and x.shape[-1] in (1,3,4)
+def _is_picture(x): return hasattr(x, 'getexif') or _is_array(x) and x.ndim==3 and (x.shape[-1] in (1,3,4) or x.shape[0] in (1,3))
 
-def _one(x, size, columns, name='array'): # a set out of one thing
-    if isinstance(x, Images): return x
-    if is_table(x): return from_table(x, size, *columns)
-    if _is_picture(x): raise ValueError(f'one picture{" of shape "+str(tuple(x.shape)) if _is_array(x) else ""}; expected many: a folder, a list, or an array (N,H,W), (N,H,W,C) or (N,C,H,W)')
+def _one(x, size, how, name='array'): # a set out of one thing
+    if isinstance(x, Images): return x.load(size) if size and isinstance(x, FileSet) else x
+    if is_table(x): return from_table(x, size, *how)
+    if isinstance(x, (str,Path)): raise TypeError(f'{str(x)!r} as one of a pair; expected data, or one folder with folders train and test in it')
+    if _is_picture(x): raise ValueError(f'one picture{" of shape "+str(tuple(x.shape)) if _is_array(x) else ""}; expected many: a folder, a list, or an array (N,H,W), (N,H,W,C) or (N,C,H,W), which may also say that these are grey: (N,1,H,W)')
     if _is_array(x): return from_array(x, name=name)
     if isinstance(x, (tuple,list)):
         pair = len(x)==2 and _is_labels(x[1]) and not _scalar(x[0])
@@ -218,14 +219,14 @@ def _one(x, size, columns, name='array'): # a set out of one thing
         if not pair and _scalar(x[0]): raise TypeError(f'cannot read images from a list of {type(x[0]).__name__}; expected arrays or PIL images, or one folder')
         if not _is_array(x) and hasattr(x[0], 'getexif'): return from_items(x.__getitem__, len(x), y, None, size, name)
         return from_array(x, *label_numbers(y), name=name)
-    if hasattr(x, '__getitem__') or hasattr(x, '__iter__'): return from_dataset(x, size)
+    if hasattr(x, '__getitem__') or hasattr(x, '__iter__'): return from_dataset(x, size, how[-1])
     raise TypeError(f'cannot read images from {type(x).__name__}; expected a data set name, a folder, an array, (images, labels), a data set of torchvision or Hugging Face, or an ImageSet')
 
-def _parts(d, size, columns): # of a dict such as a Hugging Face `DatasetDict`
+def _parts(d, size, how): # of a dict such as a Hugging Face `DatasetDict`
     tests = [k for k in ('test','validation','val','valid') if k in d]
-    if 'train' not in d and len(d)>1: raise ValueError(f"a dict with {', '.join(map(repr,d))}; expected 'train', and 'test' or 'validation'")
-    train = _one(d['train' if 'train' in d else next(iter(d))], size, columns)
-    test = next((s for s in (_one(d[k], size, columns) for k in tests) if s.labelled or not train.labelled), None)      # a test part whose labels are kept secret is of no use
+    if 'train' not in d and len(d)!=1: raise ValueError(f"a dict with {', '.join(map(repr,d))}; expected 'train', and 'test' or 'validation'")
+    train = _one(d['train' if 'train' in d else next(iter(d))], size, how)
+    test = next((s for s in (_one(d[k], size, how) for k in tests) if s.labelled or not train.labelled), None)      # a test part whose labels are kept secret is of no use
     return train if test is None else (train,test)
 
 def _matched(train, test): # the test set with the class numbers of the training set
@@ -248,7 +249,7 @@ def _named(name, size, root):
     try: choose(name, DATASETS, 'data set (and no folder of that name)')
     except ValueError as e: raise ValueError(f'{e}{hint}') from None
 
-# %% ../../nbs/10g_data.sources.ipynb #71190ee5
+# %% ../../nbs/10g_data.sources.ipynb #e14597c1
 def image_sets(
     source, # a name (`'digits'`), a folder, an array, `(images, labels)`, an `ImageSet`, a data set of torchvision or Hugging Face; a pair of these; a dict with `'train'` and `'test'`
     size:int|tuple|None=None, # for images in files: side in pixels, or (H, W), that they are brought to in memory
@@ -261,16 +262,17 @@ def image_sets(
     label_column:str|None=None # and of the labels
 )->tuple: # train and test sets
     "Train and test images from whatever is given."
-    cols = (image_column,label_column)
+    how = (image_column,label_column,labels)
     if isinstance(source, (str,Path)):
         folder = os.path.isdir(p:=os.path.expanduser(source)) or os.sep in str(source) or str(source).startswith('.')
         sets = from_folder(p, size, labels, valid_pct, split_seed) if folder and str(source) not in DATASETS else _named(str(source), size, root)
-    elif isinstance(source, dict): sets = _parts(source, size, cols)
+    elif isinstance(source, dict): sets = _parts(source, size, how)
     elif isinstance(source, (tuple,list)) and len(source)==2 and not _is_labels(source[1]) and not all(map(_is_picture, source)):
         if all(map(_is_array, source)) and source[1].ndim==2: raise ValueError(f'labels of shape {tuple(source[1].shape)}; expected one number for each image (for rows with a one, their argmax(1))')
-        sets = tuple(_one(s, size, cols, n) for s,n in zip(source, ('train','test')))
-    else: sets = _one(source, size, cols)
+        sets = tuple(_one(s, size, how, n) for s,n in zip(source, ('train','test')))
+    else: sets = _one(source, size, how)
     train,test = _matched(*sets) if isinstance(sets, tuple) else split(sets, valid_pct, split_seed)
+    if few is not None and _amount(few) is None and not isinstance(sets, tuple) and not train.names: raise ValueError(f'few={few!r} goes by number, but a share of the images is held out for testing; give (train, test), so that the numbers mean something')
     if size and isinstance(train, ImageSet) and train.size!=_hw(size): train.notes.append(f'its images have {train.size[0]} x {train.size[1]} pixels in memory, and stay so')
     if labels is False: train,test = (s.with_labels(None) for s in (train,test))
     if labels and not train.labelled: raise ValueError(f'labels=True, but {train.name} has none')
