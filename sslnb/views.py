@@ -14,7 +14,7 @@ from .core import rng
 from .augment import pipeline as augment
 from .augment.pipeline import Augment, unit, _pair
 
-# %% ../nbs/14_views.ipynb #eb496d2a
+# %% ../nbs/14_views.ipynb #dd2dd055
 class Views:
     "A list of views of a batch, every image and every view with its own draw."
     def __init__(self,
@@ -71,7 +71,7 @@ class Views:
         ps = self._draws(n or len(images), None, None, **key)
         crops = Crops.empty(self.augs, len(images), images[0].shape[0])
         for v,(a,p) in enumerate(zip(self.augs, ps)):
-            for i,im in enumerate(images): a.cut(im, p, at+i, crops[v][i])
+            for i,(im,box) in enumerate(zip(images, a.boxes(p, [im.shape[1:] for im in images], at))): a.cut(im, p, at+i, box, crops[v][i])
         return crops
 
     def stacked(self, x:Tensor, # (B,C,H,W) uint8
@@ -81,9 +81,9 @@ class Views:
         vs = self(x, **key)
         return [torch.cat([v for v in vs if v.shape[2:]==s]) for s in dict.fromkeys(v.shape[2:] for v in vs)]
 
-# %% ../nbs/14_views.ipynb #34cdb986
+# %% ../nbs/14_views.ipynb #53eddfbe
 class Crops(list):
-    "8-bit crops of a batch: one (n,C,h,w) tensor a view, all in one piece of memory."
+    "8-bit crops of a batch: one (n,C,h,w) tensor a view, all in one piece of memory, colours of a pixel side by side."
     @classmethod
     def of(cls,
         flat:Tensor, # (bytes,) uint8
@@ -93,7 +93,7 @@ class Crops(list):
         "Crops from the memory that holds them."
         one = [channels*a.size[0]*a.size[1] for a in augs]
         n = len(flat)//sum(one)
-        out = cls(f.view(n, channels, *a.size) for f,a in zip(flat.split([n*o for o in one]), augs))
+        out = cls(f.view(n, *a.size, channels).permute(0,3,1,2) for f,a in zip(flat.split([n*o for o in one]), augs))
         out.flat = flat
         return out
     @classmethod

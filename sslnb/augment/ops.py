@@ -168,21 +168,29 @@ def jitter_(
             if b>a: colour_ops[k](y[a:b], f[a:b,k])
     return x.index_copy_(0, at.to(x.device), y)
 
-# %% ../../nbs/12_augment.ops.ipynb #9ad2aab0
+# %% ../../nbs/12_augment.ops.ipynb #377db029
 def blur_matrix(
     sigma:Tensor, # (n,) in pixels
     kernel:int, # width of the kernel in pixels, odd
     size:int # pixels of the image along this axis
 )->Tensor: # (n,size,size)
     "Gaussian blur along one axis, borders mirrored."
-    if kernel%2==0 or kernel<1: raise ValueError(f"kernel is {kernel}: give an odd number of pixels, such as {max(1,kernel-1)} or {kernel+1}")
-    o = torch.arange(kernel, device=sigma.device)-kernel//2
-    k = (-.5*(o/sigma[:,None])**2).exp()
-    k = k/k.sum(1, keepdim=True)
+    k,o = _taps(sigma, kernel), torch.arange(kernel, device=sigma.device)-kernel//2
     i = (torch.arange(size, device=sigma.device)[:,None]+o).remainder(max(2*size-2,1))
     i = torch.minimum(i, (2*size-2)-i) if size>1 else torch.zeros_like(i)
     out = sigma.new_zeros(len(sigma), size, size)
     return out.scatter_add_(2, i.expand(len(sigma),-1,-1), k[:,None].expand(-1,size,-1))
+
+def _taps(sigma, kernel): # (n,kernel) weights
+    if kernel%2==0 or kernel<1: raise ValueError(f"kernel is {kernel}: give an odd number of pixels, such as {max(1,kernel-1)} or {kernel+1}")
+    k = (-.5*((torch.arange(kernel, device=sigma.device)-kernel//2)/sigma[:,None])**2).exp()
+    return k/k.sum(1, keepdim=True)
+
+def _blur_large(x, sigma, kernel): # on a CPU: tap by tap, where the matrices would mostly hold zeros
+    n,C,h,w = x.shape
+    k = _taps(sigma, kernel).repeat_interleave(C, 0)
+    y = F.pad(x, (kernel//2,)*4, mode='reflect').view(1, n*C, h+kernel-1, w+kernel-1)
+    with torch.autocast('cpu', enabled=False): return F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n*C), k[:,None,None], groups=n*C).view(x.shape)
 
 def gaussian_blur(
     x:Tensor, # (n,C,h,w)
@@ -191,6 +199,7 @@ def gaussian_blur(
 )->Tensor: # (n,C,h,w)
     "Blur each image by its own sigma."
     kernel = kernel or max(3, 2*(max(x.shape[2:])//20)+1)
+    if x.device.type=='cpu' and kernel//2<min(x.shape[2:])>=96: return _blur_large(x, sigma, kernel)
     return separable(x, blur_matrix(sigma,kernel,x.shape[2]), blur_matrix(sigma,kernel,x.shape[3]))
 
 # %% ../../nbs/12_augment.ops.ipynb #62b9f152

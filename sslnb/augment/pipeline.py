@@ -12,25 +12,26 @@ from fastcore.basics import store_attr, patch
 from .ops import *
 from ..core import choose
 
-# %% ../../nbs/13_augment.pipeline.ipynb #ca02ade8
+# %% ../../nbs/13_augment.pipeline.ipynb #3a4928fb
 def random_box(
     u:Tensor, # (n,22) uniform in [0,1): ten areas, ten ratios, place down, place across
-    h:int, # height of the image in pixels
-    w:int, # its width
+    h, # height of the images in pixels; a number, or (n,) of them
+    w, # their width
     scale:tuple, # smallest and largest share of the image's area
     ratio:tuple, # smallest and largest width / height
     strict:bool=False # box must be smaller than the image; if none fits, an empty box
 )->Tensor: # (n,4) top, left, height, width in whole pixels
     "Boxes by the law of torchvision's `RandomResizedCrop` (https://arxiv.org/abs/1409.4842)."
     lo,hi = map(math.log, ratio)
+    h,w = (torch.as_tensor(v, dtype=u.dtype).view(-1,1) for v in (h,w))
     area,r = h*w*(scale[0]+(scale[1]-scale[0])*u[:,:10]), (lo+(hi-lo)*u[:,10:20]).exp()
     bh,bw = (area/r).sqrt().round(), (area*r).sqrt().round()
-    ok = (bh>0)&(bw>0)&(bh<=h-strict)&(bw<=w-strict)
+    ok = (bh>0)&(bw>0)&(bh<=h-int(strict))&(bw<=w-int(strict))
     first = ok.int().argmax(1, keepdim=True)
-    bh,bw = bh.gather(1,first)[:,0], bw.gather(1,first)[:,0]
+    bh,bw,h,w = bh.gather(1,first)[:,0], bw.gather(1,first)[:,0], h[:,0], w[:,0]
     top,left = (u[:,20]*(h-bh+1)).floor(), (u[:,21]*(w-bw+1)).floor()
-    fh,fw = (0,0) if strict else (min(h, round(w/ratio[0])), min(w, round(h*ratio[1])))
-    last = u.new_tensor([(h-fh)//2, (w-fw)//2, fh, fw])
+    fh,fw = (0*h,0*w) if strict else (torch.minimum(h, (w/ratio[0]).round()), torch.minimum(w, (h*ratio[1]).round()))
+    last = torch.stack([(h-fh).div(2, rounding_mode='floor'), (w-fw).div(2, rounding_mode='floor'), fh, fw], 1)
     return torch.where(ok.any(1, keepdim=True), torch.stack([top,left,bh,bw],1), last)
 
 # %% ../../nbs/13_augment.pipeline.ipynb #8acb7cfc
@@ -161,13 +162,16 @@ class Augment:
             p.update(erase=on, hole=box.float(), noise=(u()*2**53).long())
         return p
 
-# %% ../../nbs/13_augment.pipeline.ipynb #6a91cb42
+# %% ../../nbs/13_augment.pipeline.ipynb #39f6ee77
 @patch
 def _box(self:Augment, u, h, w):
     if self.scale is not None: return random_box(u, h, w, self.scale, self.ratio).float()
     (sh,sw),pad = self.size, self.pad
-    if h+2*pad<sh or w+2*pad<sw: raise ValueError(f"cannot cut {sh}x{sw} pixels out of {h}x{w} with pad={pad}: give a smaller `size`, more `pad`, or `scale=(1,1)` to resize")
-    place = (u[:,20:]*u.new_tensor([h+2*pad-sh+1, w+2*pad-sw+1])).floor()-pad
+    room = torch.stack([torch.as_tensor(v, dtype=u.dtype).expand(len(u)) for v in (h,w)], 1)+2*pad-u.new_tensor([sh,sw])
+    if room.min()<0:
+        h,w = (room[room.min(1).values.argmin()]-2*pad+u.new_tensor([sh,sw])).int().tolist()
+        raise ValueError(f"cannot cut {sh}x{sw} pixels out of {h}x{w} with pad={pad}: give a smaller `size`, more `pad`, or `scale=(1,1)` to resize")
+    place = (u[:,20:]*(room+1)).floor()-pad
     return torch.cat([place, u.new_tensor(self.size).expand(len(u),2)], 1).float()
 
 @patch

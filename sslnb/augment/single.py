@@ -13,8 +13,8 @@ from fastcore.basics import patch
 from .pipeline import *
 from .pipeline import _cpu_piece, _gpu_piece
 
-# %% ../../nbs/13b_augment.single.ipynb #08d26621
-_geometry = ('place','box','flip','angle','shift','shear','zoom')
+# %% ../../nbs/13b_augment.single.ipynb #e3baece0
+_geometry = ('flip','angle','shift','shear','zoom')
 
 def resize(
     x:Tensor, # (C,h,w) uint8
@@ -24,34 +24,47 @@ def resize(
     "Resize one image with antialiasing."
     return x if tuple(x.shape[1:])==tuple(size) else F.interpolate(x[None], tuple(size), mode=mode, antialias=True, align_corners=False)[0]
 
-# %% ../../nbs/13b_augment.single.ipynb #66416982
+# %% ../../nbs/13b_augment.single.ipynb #5555a64c
+@patch
+def boxes(self:Augment,
+    p:dict, # from `draw`
+    sizes:list, # (H,W) of m images
+    at:int=0 # row of the draw for the first of them
+)->Tensor: # (m,4) top, left, height, width in pixels
+    "Where the views of images of these sizes are cut."
+    rows = slice(at, at+len(sizes))
+    return p['box'][rows] if 'box' in p else self._box(p['place'][rows], *torch.tensor(sizes, dtype=torch.float64).T)
+
 @patch
 @torch.no_grad()
 def cut(self:Augment,
     x:Tensor, # (C,H,W) uint8, an image of any size
     p:dict, # from `draw`
     i:int, # row of the draw
+    box:Tensor=None, # (4,) its box, from `boxes`
     out:Tensor=None # (C,h,w) uint8, where to write
 )->Tensor: # (C,h,w) uint8
     "The geometric part of one image's view."
-    q = {k:p[k][i:i+1] for k in _geometry if k in p}
-    box = q.pop('box') if 'box' in q else self._box(q['place'], *x.shape[1:])
-    if self._affine or self.pad: y = (self._crop(unit(x)[None], {**q, 'box':box})[0]*255).round_().byte()
+    if box is None: box = self.boxes(p, [x.shape[1:]], i)[0]
+    if self._affine or self.pad:
+        q = {k:p[k][i:i+1] for k in _geometry if k in p}
+        y = (self._crop(unit(x)[None], {**q, 'box':box[None]})[0]*255).round_().byte()
     else:
-        t,l,h,w = box[0].int().tolist()
+        t,l,h,w = box.int().tolist()
         y = resize(x[:,t:t+h,l:l+w], self.size, self.interpolation)
-        if q['flip']: y = y.flip(-1)
+        if p['flip'][i]: y = y.flip(-1)
     return y if out is None else out.copy_(y)
 
 @patch
 @torch.no_grad()
 def colour(self:Augment,
-    x:Tensor, # (n,C,h,w) uint8, from `cut`, on any device
+    x:Tensor, # (n,C,h,w) uint8, from `cut`, in any memory format and on any device
     p:dict # from `draw`, for n images
 )->Tensor: # (n,C,h,w) float32, normalised
     "The photometric part of a batch of views."
     n,k = len(x),max(16, (_cpu_piece if x.device.type=='cpu' else _gpu_piece)//x[0].numel())
-    if n<=k: return self._colour(unit(x), p)
+    whole = lambda y: unit(y).contiguous()
+    if n<=k: return self._colour(whole(x), p)
     out = torch.empty(x.shape, device=x.device)
-    for a in range(0, n, k): out[a:a+k] = self._colour(unit(x[a:a+k]), {key:v[a:a+k] for key,v in p.items()})
+    for a in range(0, n, k): out[a:a+k] = self._colour(whole(x[a:a+k]), {key:v[a:a+k] for key,v in p.items()})
     return out

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['FileSet', 'Sized', 'FolderReader', 'scan', 'file_set', 'from_folder']
 
-# %% ../../nbs/10c_data.files.ipynb #816fc1d8
+# %% ../../nbs/10c_data.files.ipynb #42f74a65
 import os
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from torch import Tensor
-from .images import EXTENSIONS, _formats, _hw, fit, image_files, open_image, to_array
+from .images import EXTENSIONS, _formats, _hw, fit, image_files, open_image, reason, to_array
 from .workers import in_workers
 from .sets import Images, ImageSet, split
 
@@ -71,7 +71,7 @@ class _Chosen: # some of what a `read` gives
     def __init__(self, read, rows): self.f,self.rows,self.sized = read,rows,getattr(read,'sized',False)
     def __call__(self, i, *args): return self.f(self.rows[i], *args)
 
-# %% ../../nbs/10c_data.files.ipynb #b8412ca1
+# %% ../../nbs/10c_data.files.ipynb #80a3e20e
 @patch
 def failed(self:FileSet,
     i:int, # index
@@ -94,7 +94,7 @@ def skipped(self:FileSet)->list: # of one sentence, or none
 def image_or_reason(self:FileSet, i, *args): # (C, H, W), or why not
     try: return self.image(i, *args)
     except MemoryError: raise
-    except Exception as e: return f'{type(e).__name__}: {e}'
+    except Exception as e: return reason(e)
 
 @patch
 def dead(self:FileSet, i): self.failed(int(i), 'kills the process that decodes it')
@@ -154,7 +154,7 @@ def load(self:FileSet,
     rest = self._rest(keep)
     return ImageSet(x if len(keep)==len(x) else x[keep], **{**rest, 'notes':self.notes+self.skipped()})
 
-# %% ../../nbs/10c_data.files.ipynb #89159e5e
+# %% ../../nbs/10c_data.files.ipynb #0307b0df
 class FolderReader:
     "Opens the files of a folder by number."
     sized = True
@@ -168,7 +168,7 @@ def _header(path): # (H, W, grey), or why not
         with Image.open(path, formats=_formats()) as im:
             w,h = im.size[::-1] if im.getexif().get(0x0112, 1)>4 else im.size
             return h, w, im.mode in ('1','L','LA','La','I','F') or im.mode.startswith('I;16')
-    except Exception as e: return f'{type(e).__name__}: {e}'
+    except Exception as e: return reason(e)
 
 def scan(
     root, # folder
