@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['read_list', 'find_images', 'labels_from', 'few_labels', 'labelled_part']
 
-# %% ../../nbs/10d_data.subsets.ipynb #cff5fb58
-import csv, os
-from pathlib import Path, PurePosixPath
+# %% ../../nbs/10d_data.subsets.ipynb #ae16dad4
+import csv, os, posixpath
+from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from ..core import choose, rng
@@ -60,21 +60,25 @@ def read_list(
         rows = rows[1:]
     return [(r[p].replace('\\','/'), r[l] if len(r)>l else '') for r in rows if len(r)>p]
 
-# %% ../../nbs/10d_data.subsets.ipynb #a1fc62f3
+# %% ../../nbs/10d_data.subsets.ipynb #84eb4e61
 def _tail(a, b): return a==b or a.endswith('/'+b) or b.endswith('/'+a)
 def _bare(s): return os.path.splitext(s)[0] if _is_image(s) else s
-def _norm(s): return str(PurePosixPath(str(s).replace('\\','/')))
+def _end(s): return _bare(s.rpartition('/')[2])
+def _norm(s):
+    s = str(s).replace('\\','/')
+    return posixpath.normpath(s) if s.startswith('.') or '//' in s or '/.' in s else s
 
 def find_images(
     names:list, # path of each image
     paths:list # to look for
 )->list: # for each: its index; -1 where there is none
     "Images by path, by the end of a path, or by file name; a `ValueError` where a name fits several."
-    names = [_norm(n) for n in names]
-    full,ends,out = {n:i for i,n in enumerate(names)},{},[]
-    for i,n in enumerate(names): ends.setdefault(_bare(n).rpartition('/')[2], []).append(i)
-    for p in map(_norm, paths):
-        near = ends.get(_bare(p).rpartition('/')[2], [])
+    names,paths = [*map(_norm, names)],[*map(_norm, paths)]
+    full,ends,out = {n:i for i,n in enumerate(names)},{_end(p):[] for p in paths},[]
+    for i,n in enumerate(names):
+        if (e:=_end(n)) in ends: ends[e].append(i)
+    for p in paths:
+        near = ends[_end(p)]
         hit = [full[p]] if p in full else [i for i in near if _tail(names[i], p)] or [i for i in near if _tail(_bare(names[i]), _bare(p))]
         if len(hit)>1: raise ValueError(f'{p} may be {" or ".join(names[i] for i in hit[:3])}; give the path from the folder of the images')
         out.append(hit[0] if hit else -1)
