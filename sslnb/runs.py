@@ -29,7 +29,7 @@ def data_name(data): return Path(data).name or 'images'
 
 def known_data()->list:
     "Names of data sets, without importing them."
-    return re.findall(r'^@dataset\s+def (\w+)', (package/'data'/'sets.py').read_text(encoding='utf-8'), re.M)
+    return re.findall(r'^@dataset\s+def (\w+)', (package/'data'/'sources.py').read_text(encoding='utf-8'), re.M)
 
 def _check_data(data): # a name, or a folder's full path
     if data in known_data(): return data
