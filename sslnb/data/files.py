@@ -99,7 +99,7 @@ def image_or_reason(self:FileSet, i, *args): # (C, H, W), or why not
 @patch
 def dead(self:FileSet, i): self.failed(int(i), 'kills the process that decodes it')
 
-# %% ../../nbs/10c_data.files.ipynb #52be189a
+# %% ../../nbs/10c_data.files.ipynb #6ec1aec1
 class Sized:
     "All images of a `FileSet` at one size, as an array whose rows are decoded when they are asked for."
     def __init__(self,
@@ -149,7 +149,9 @@ def load(self:FileSet,
     size=None # (H, W) or the side of a square; by default the set's own
 )->ImageSet:
     "Decode all images once, into memory; those that cannot be read are left out."
-    x = torch.cat(list(self.at(size)._rows(torch.arange(len(self)), 64)))
+    all_ = self.at(size)
+    x = torch.empty(all_.shape, dtype=torch.uint8)
+    for k,part in enumerate(all_._rows(torch.arange(len(self)), 64)): x[64*k:64*k+len(part)] = part
     keep = torch.tensor([i for i in range(len(self)) if i not in self.bad])
     rest = self._rest(keep)
     return ImageSet(x if len(keep)==len(x) else x[keep], **{**rest, 'notes':self.notes+self.skipped()})

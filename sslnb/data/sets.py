@@ -96,7 +96,7 @@ def split(
     if test.all() or not test.any(): raise ValueError(f'{s.name} has {len(s)} images, too few to hold out {pct:.0%}; give a test set of its own')
     return s.subset((~test).nonzero()[:,0]), s.subset(test.nonzero()[:,0])
 
-# %% ../../nbs/10b_data.sets.ipynb #38c98a4f
+# %% ../../nbs/10b_data.sets.ipynb #e2d3682b
 def _chw(a):
     if a.ndim==3: return a[:,None]
     if a.ndim!=4: raise ValueError(f'an array of shape {tuple(a.shape)}; expected (N,H,W), (N,H,W,C) or (N,C,H,W)')
@@ -112,7 +112,7 @@ def _to_uint8(a):
     if a.dtype.kind not in 'iuf': raise ValueError(f'the array holds {a.dtype}; expected uint8, uint16, or floats in 0..1 or 0..255')
     if not np.isfinite(a).all(): raise ValueError(f'the array holds NaN or infinite values in {int((~np.isfinite(a)).reshape(len(a),-1).any(1).sum())} of {len(a)} images; expected finite numbers: leave those out, or np.nan_to_num')
     lo,hi = float(a.min()),float(a.max())
-    if np.issubdtype(a.dtype, np.floating) and 0<=lo and hi<=1: a = a*255.
+    if a.dtype.kind=='f' and -1e-3<=lo and hi<=1+1e-3: a = np.clip(a, 0, 1)*255.          # a hair outside: what resizing leaves behind
     elif lo<0 or hi>255: raise ValueError(f'the array holds values from {lo:g} to {hi:g}; expected 0..1, 0..255 or uint16')
     return np.rint(a).astype(np.uint8)
 
