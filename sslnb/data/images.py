@@ -44,7 +44,7 @@ def to_array(
     elif im.mode!='RGB': im = im.convert('L' if im.mode in ('1','L') else 'RGB')
     return np.asarray(im)
 
-# %% ../../nbs/10_data.images.ipynb #402c3a36
+# %% ../../nbs/10_data.images.ipynb #a651ab87
 def _hw(size): return (size,size) if isinstance(size,int) else tuple(size)
 
 def fit(
@@ -57,8 +57,8 @@ def fit(
     (h,w),(W,H) = _hw(size),im.size
     if (W,H)==(w,h) and middle==1: return im
     k = middle*min(H/h, W/w)
-    a,b = (W-k*w)/2, (H-k*h)/2
-    return im.resize((w,h), Image.Resampling.BILINEAR, box=(a, b, a+k*w, b+k*h), reducing_gap=3.)
+    a,b = max(0, (W-k*w)/2), max(0, (H-k*h)/2)                   # not below 0 by rounding
+    return im.resize((w,h), Image.Resampling.BILINEAR, box=(a, b, W-a, H-b), reducing_gap=3.)
 
 def _jpeg(path): # the same pixels by torchvision, which hands them over without copying them twice; None where it cannot
     from torchvision.io import decode_jpeg, read_file
