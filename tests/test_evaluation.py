@@ -7,6 +7,8 @@ from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
 from sslnb.distributed import equal_state, run_ranks
 from sslnb.learner import ssl_learner
+from sslnb.evaluate.classes import cluster_logits
+from sslnb.evaluate.features import clusters, features
 from sslnb.evaluate.protocol import linear_learner, top_accuracy
 from sslnb.evaluate.superclasses import BREEDS, breeds, read_hierarchy
 
@@ -35,6 +37,13 @@ def test_two_processes_train_the_classifier_of_one(frozen):
         assert two[0] == pytest.approx(losses, abs=1e-6)                      # the record is float32
         for k, v in state.items(): assert abs(two[1][k].astype('float64')-v).max() < 1e-9*max(1, abs(v).max()), k
         assert two[2] == acc and two[3]
+
+def test_logits_of_self_classifier_are_those_of_its_clusters():
+    learn = ssl_learner(ssl_dls('digits', bs=64, device='cpu'), 'conv4', 'SelfClassifier', size=8)
+    logits = cluster_logits(learn)
+    assert torch.equal(logits.argmax(1), clusters(learn, learn.dls.valid.ds.images))
+    f = features(learn); f.logits = logits
+    assert f.show_classes('entropy', n=1, max_classes=2) is not None
 
 @pytest.mark.skipif('SSLNB_BREEDS' not in os.environ, reason='SSLNB_BREEDS names no folder with the files of BREEDS')
 def test_breeds():
