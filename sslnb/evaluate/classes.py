@@ -45,7 +45,7 @@ def rank_clusters(
         pairs = [(c,f'{by}_{s:.2f}') for c,s in zip(r['class_order'], r['score'])]
     return [int(c) for c,_ in pairs], [t for _,t in pairs]
 
-# %% ../../nbs/74b_evaluate.classes.ipynb #164348b8
+# %% ../../nbs/74b_evaluate.classes.ipynb #9fb10a4c
 @torch.no_grad()
 def cluster_logits(
     learn, # an `SSLLearner`
@@ -56,8 +56,8 @@ def cluster_logits(
     m,dls,ds = bare(learn.model),learn.dls,learn.dls.valid.ds
     images,dev,res = ds.at(learn.size) if hasattr(ds, 'at') else ds.images, next(m.parameters()).device, []
     with clean_pass(m):
-        for i in torch.arange(len(ds)).split(bs):
-            out = m([clean(images[i].to(dev), dls.mean, dls.std, learn.size)], dict(y=torch.full_like(i, -1).to(dev), idx=i.to(dev)))['out']
+        for i,x in zip(torch.arange(len(ds)).split(bs), images.split(bs) if torch.is_tensor(images) else images.batches(bs)):
+            out = m([clean(x.to(dev), dls.mean, dls.std, learn.size)], dict(y=torch.full_like(i, -1).to(dev), idx=i.to(dev)))['out']
             res.append(learn.method.cluster_logits(out).float().cpu())
     return torch.cat(res)
 

@@ -67,31 +67,33 @@ class LinearProtocol(SSLMethod, register=False):
         total = F.cross_entropy(z[0], y, ignore_index=-1, reduction='sum')
         return total*world_size()/all_sum((y>=0).sum()).clamp_min(1)
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #4512466f
-def _rows(ds, size, middle): # the images as they are to be cut, and the share of their side to keep
-    large = max(ds.size)>size
-    middle = middle or (.875 if large else 1.)
-    return (ds.at(round(size/middle)) if hasattr(ds, 'at') else ds.images), middle
+# %% ../../nbs/77_evaluate.protocol.ipynb #2721aa9c
+def _clean_batches(ds, rows, size, middle, bs): # uint8 batches of these rows, and the share of their side to keep
+    part = ds if len(rows)==len(ds) else ds.subset(rows)
+    images = part.at(round(size/(middle or .875))) if hasattr(part, 'at') else part.images
+    if not torch.is_tensor(images): return images.batches(bs), middle or .875          # in files, of any size
+    return images.split(bs), middle or (.875 if max(images.shape[2:])>size else 1.)
 
 @torch.no_grad()
 def top_accuracy(
     learn:SSLLearner, # one whose head gives logits of the classes
     tops:tuple=(1,5), # right if the label is among this many best classes
-    middle:float=None, # share of the image's side that is looked at; None: 0.875 where images are larger than the input, else all
+    middle:float=None, # share of the image's side that is looked at; None: 0.875 for images in files or larger than the input, else all
     bs:int=256 # images at a time
 )->dict: # `{1: accuracy 0..1, 5: ...}`; None where no test image has a label
     "Accuracy on the clean test images."
-    m,dls,ds = bare(learn.model),learn.dls,learn.dls.valid.ds
-    aug,dev = learn.views.augs[0],next(bare(learn.model).parameters()).device
-    (images,middle),hits = _rows(ds, max(aug.size), middle),torch.zeros(len(tops)+1, dtype=torch.float64)
-    labels = torch.as_tensor(ds.labels)
+    m,ds,aug = bare(learn.model),learn.dls.valid.ds,learn.views.augs[0]
+    dev,amp,hits = next(m.parameters()).device, m.amp, torch.zeros(len(tops)+1, dtype=torch.float64)
+    rows = (torch.as_tensor(ds.labels)>=0).nonzero()[:,0][rank()::world_size()]
+    batches,middle = _clean_batches(ds, rows, max(aug.size), middle, bs) if len(rows) else ([],middle)
+    m.amp = None                                              # in full precision
     with clean_pass(m):
-        for i in (labels>=0).nonzero()[:,0][rank()::world_size()].split(bs):
-            x = clean(images[i].to(dev), aug.mean, aug.std, aug.size, middle)
-            y = labels[i].to(dev)
-            out = m([x], dict(y=y, idx=i.to(dev)))['out'][0].float()
+        for i,x in zip(rows.split(bs), batches):
+            y = torch.as_tensor(ds.labels)[i].to(dev)
+            out = m([clean(x.to(dev), aug.mean, aug.std, aug.size, middle)], dict(y=y, idx=i.to(dev)))['out'][0]
             right = out.topk(min(max(tops), out.shape[1]), 1).indices==y[:,None]
             hits += torch.tensor([right[:,:t].any(1).sum().item() for t in tops]+[len(i)])
+    m.amp = amp
     hits = all_sum(hits.float().to(dev)).tolist()             # counts up to 2**24 are exact
     return {t: h/hits[-1] for t,h in zip(tops, hits)} if hits[-1] else None
 
@@ -108,7 +110,11 @@ class TopAccuracy(Callback):
         res = top_accuracy(self.learn, middle=self.middle) if look else None
         self.row = dict(top1=res[1], top5=res[5]) if res else {}
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #3e68d07f
+# %% ../../nbs/77_evaluate.protocol.ipynb #b75e1da4
+def _backbone(source): # the bare network of a Learner (also of a classifier's), or the module itself
+    net = bare(source.model).backbone if isinstance(source, SSLLearner) else bare(source)
+    return net.net if isinstance(net, StaysInEval) else net
+
 def linear_learner(
     source, # a trained `SSLLearner`, or a backbone: images to (B,F)
     dls=None, # labelled data; by default those that the Learner was trained on
@@ -123,19 +129,17 @@ def linear_learner(
     trained = isinstance(source, SSLLearner)
     dls = dls or (source.dls if trained else None)
     if dls is None: raise ValueError("a backbone alone knows no data: give dls=ssl_dls(...) with labels")
-    backbone = bare(source.model).backbone if trained else source
-    if isinstance(backbone, StaysInEval): backbone = backbone.net
     size = size or (source.size if trained else max(dls.size))
     facts = source.dls if trained else dls                    # the colours that the network is used to
-    net = copy.deepcopy(backbone).requires_grad_(True)
+    net = copy.deepcopy(_backbone(source)).requires_grad_(True)
     net = StaysInEval(net, frozen) if frozen or still_norm else net.train()
     return ssl_learner(dls, net, method or LinearProtocol(), views=one_crop(size, **{**dict(mean=facts.mean, std=facts.std), **(views or {})}), size=size, cbs=cbs)
 
 def _untouched(learn, source):
     "An error if the frozen copy is not the original any more, bit by bit."
-    old = (bare(source.model).backbone if isinstance(source, SSLLearner) else source).state_dict()
-    for k,v in bare(learn.model).backbone.net.state_dict().items():
-        if torch.is_tensor(v) and not torch.equal(v.cpu(), old[k.removeprefix('net.')].cpu()): raise AssertionError(f"{k} of the frozen backbone has changed: its numbers are no linear evaluation")
+    old = _backbone(source).state_dict()
+    for k,v in _backbone(learn).state_dict().items():
+        if torch.is_tensor(v) and not torch.equal(v.cpu(), old[k].cpu()): raise AssertionError(f"{k} of the frozen backbone has changed: its numbers are no linear evaluation")
 
 _RATES = dict(sgd=dict(lr=30., momentum=.9))                  # of the official program, for a batch of 256
 
