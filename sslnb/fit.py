@@ -20,7 +20,7 @@ from .learner import SSLLearner
 from .callback.precision import Precision, Guard, Clip
 from .callback.checkpoint import Checkpoint
 
-# %% ../nbs/38_fit.ipynb #65733330
+# %% ../nbs/38_fit.ipynb #d302396c
 RECIPE = dict(
     opt='adamw',        # optimiser: adamw, adam, sgd, lars, larc, or any of torch.optim
     lr=1e-3,            # highest learning rate, for a batch of 256
@@ -28,10 +28,12 @@ RECIPE = dict(
     wd=0.05,            # weight decay
     no_decay=False,     # leave biases and norm layers undecayed
     backbone_wd=None,   # another weight decay for the backbone
+    backbone_lr=None,   # another highest learning rate for the backbone, for a batch of 256; it follows the same curve
     momentum=None, betas=None, trust=None,   # of the optimiser, where it has them
     warmup=0.,          # epochs of linear warm-up
     start_lr=0.,        # where the warm-up starts, for a batch of 256
     final_lr=0.,        # what the cosine falls to, for a batch of 256; None keeps lr
+    lr_each='step',     # the rate changes with every step, or with every epoch
     clip=None,          # longest gradient of one parameter tensor
     epochs=100,         # passes over the training images
     precision='fp32',   # fp32, bf16 or fp16
@@ -43,9 +45,10 @@ def check_recipe(
     "The whole recipe: defaults, then `r`; a key or value that cannot be is an error."
     for k in r: choose(k, list(RECIPE)+['bs'], 'recipe key')
     r = {**RECIPE, **r}
-    choose(r['lr_rule'], ['linear','sqrt','none'], 'lr_rule'); choose(r['precision'], ['fp32','bf16','fp16'], 'precision'); choose(str(r['opt']).lower(), optimisers(), 'optimiser')
+    choose(r['lr_rule'], ['linear','sqrt','none'], 'lr_rule'); choose(r['precision'], ['fp32','bf16','fp16'], 'precision'); choose(r['lr_each'], ['step','epoch'], 'lr_each'); choose(str(r['opt']).lower(), optimisers(), 'optimiser')
     for k in ('lr','wd','warmup','start_lr'):
         if not isinstance(r[k], (int,float)) or r[k]<0: raise ValueError(f'{k}={r[k]!r}; expected a number of at least 0')
+    if r['backbone_lr'] is not None and not (isinstance(r['backbone_lr'], (int,float)) and r['backbone_lr']>=0<r['lr']): raise ValueError(f"backbone_lr={r['backbone_lr']!r} beside lr={r['lr']}; expected a number of at least 0, and an lr above 0")
     for k in ('start_lr','final_lr'):
         if r[k] is not None and r[k]>r['lr']: raise ValueError(f"{k}={r[k]} is above lr={r['lr']}; the warm-up rises to lr and the cosine falls from it")
     if not isinstance(r['epochs'], int) or r['epochs']<1: raise ValueError(f"epochs={r['epochs']!r}; expected a whole number of at least 1")
@@ -70,7 +73,7 @@ def lr_factor(
     "What learning rates are multiplied with: the linear rule is https://arxiv.org/abs/1706.02677."
     return dict(linear=bs/256, sqrt=(bs/256)**0.5, none=1.)[r['lr_rule']]
 
-# %% ../nbs/38_fit.ipynb #a0bed7ba
+# %% ../nbs/38_fit.ipynb #d4ccc73f
 class Schedule(Callback):
     "Set the learning rate of every step from a table."
     order,run_valid = 5,False
@@ -79,7 +82,7 @@ class Schedule(Callback):
     ): self.lrs_ = [float(l) for l in lrs]
     def before_batch(self):
         k = bare(self.learn.model).step-self.learn.plan['step0']
-        for g in self.learn.opt.opt.param_groups: g['lr'] = self.lrs_[min(k, len(self.lrs_)-1)]
+        for g in self.learn.opt.opt.param_groups: g['lr'] = self.lrs_[min(k, len(self.lrs_)-1)]*g.get('lr_scale', 1.)
 
 def schedule(
     r:dict, # whole recipe
@@ -88,15 +91,22 @@ def schedule(
 ): # (epochs n,) learning rates
     "The learning rates of a run."
     f,E = lr_factor(r, bs),r['epochs']
-    up = round(min(r['warmup'], E/2)*n)
-    return warmup_cosine(E*n, r['lr']*f, None if r['final_lr'] is None else r['final_lr']*f, up, r['start_lr']*f)
+    k,each = (n,1) if r['lr_each']=='step' else (1,n)
+    up = round(min(r['warmup'], E/2)*k)
+    return warmup_cosine(E*k, r['lr']*f, None if r['final_lr'] is None else r['final_lr']*f, up, r['start_lr']*f).repeat_interleave(each)
 
-# %% ../nbs/38_fit.ipynb #74e1de1d
+# %% ../nbs/38_fit.ipynb #3223545e
+def _two_rates(model, groups, scale): # the backbone's parameters in groups of their own, after the others
+    bb = {id(p) for n,p in model.named_parameters() if 'backbone' in n}
+    split = lambda g,inside: [p for p in g['params'] if (id(p) in bb)==inside]
+    return [dict(g, params=split(g,inside), lr_scale=s) for inside,s in ((False,1.),(True,scale)) for g in groups if split(g,inside)]
+
 @patch
 def create_opt(self:SSLLearner):
     r = getattr(self, 'recipe', None) or check_recipe(self.method.recipe)
     kw = {k:r[k] for k in ('momentum','betas','trust') if r[k] is not None}
     groups = param_groups(bare(self.model), r['wd'], no_decay=r['no_decay'], backbone_wd=r['backbone_wd'])
+    if r['backbone_lr'] is not None: groups = _two_rates(bare(self.model), groups, r['backbone_lr']/r['lr'])
     self.opt = OptimWrapper(opt=make_opt(r['opt'], [{k:v for k,v in g.items() if k!='name'} for g in groups], lr=r['lr']*lr_factor(r, self.dls.bs), **kw))
 
 @patch

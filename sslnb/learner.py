@@ -19,7 +19,7 @@ from .callback.distributed import Distributed
 from .views import Views, two_views
 from .backbones.create import create_backbone, to_channels_last
 
-# %% ../nbs/30_learner.ipynb #cdd0e6e3
+# %% ../nbs/30_learner.ipynb #66960208
 METHODS = {}
 
 class SSLMethod(Callback):
@@ -32,9 +32,9 @@ class SSLMethod(Callback):
     trains = True                  # False: there is nothing to train (random weights)
     find_unused = False            # some parameters take no part in some steps
     tiny,tiny_views = {},{}        # settings and views for the contract test, see `test_method`
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, register=True, **kwargs):
         super().__init_subclass__(**kwargs)
-        METHODS[cls.__name__] = cls
+        if register: METHODS[cls.__name__] = cls
     def __setattr__(self, k, v): # fastai warns of names that the Learner or its model has too; what is the method's own is meant
         if k in self.__dict__ or hasattr(type(self), k): object.__setattr__(self, k, v)
         else: super().__setattr__(k, v)

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['CIFAR100_TO_20', 'contingency', 'match_clusters', 'cluster_scores', 'class_ranking', 'entropy_ranking', 'kmeans']
 
-# %% ../../nbs/73_evaluate.cluster.ipynb #bdefbc8d
+# %% ../../nbs/73_evaluate.cluster.ipynb #13c0c164
 import warnings
+from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
 from fastcore.basics import patch
+from ..core import rng
 from .features import Features
 
 # %% ../../nbs/73_evaluate.cluster.ipynb #c030ecec
@@ -113,31 +115,36 @@ def entropy_ranking(
     order = order[count[order]>=max(1,min_count)]
     return dict(class_order=order, score=mean[order], class_count=count[order])
 
-# %% ../../nbs/73_evaluate.cluster.ipynb #abd2567b
+# %% ../../nbs/73_evaluate.cluster.ipynb #3a051e3e
 def kmeans(
     train:Tensor, # (N,F) features to fit on
     test:Tensor=None, # (M,F) features to assign; None: the training features
     k:int=10, # number of clusters
     seed:int=0, # seed of the starts
     n_init:int=10, # starts, the tightest solution is kept
-    normalise:bool=False # give rows unit length first
+    normalise:bool=False, # give rows unit length first
+    share:float=1., # share of the training features to fit on, drawn by `seed`
+    minibatch:bool=None # fit on small draws in turn; None: where more than 100,000 rows are fitted
 )->Tensor: # (M,) int64 cluster numbers of the test rows
     "Clusters of the test features by k-means fitted on the training features."
-    from sklearn.cluster import KMeans
-    if len(train)<k: raise ValueError(f"{k} clusters need at least {k} images, got {len(train)}: lower k")
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    if not 0<share<=1: raise ValueError(f"share is {share}: give a share of the training features above 0 and at most 1")
+    fit = train if share==1 else train[torch.randperm(len(train), generator=rng(seed, 0, 'kmeans'))[:round(len(train)*share)]]
+    if len(fit)<k: raise ValueError(f"{k} clusters need at least {k} images, got {len(fit)}: lower k" + ("" if share==1 else ", or give a larger share"))
     prep = lambda z: (torch.nn.functional.normalize(z.float()) if normalise else z.float()).cpu().numpy()
+    make = partial(MiniBatchKMeans, batch_size=max(4096, 4*k)) if (len(fit)>100_000 if minibatch is None else minibatch) else KMeans
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='Number of distinct clusters')          # collapsed features: the scores say so
-        km = KMeans(k, n_init=n_init, random_state=seed).fit(prep(train))
-    return torch.as_tensor(km.labels_ if test is None else km.predict(prep(test))).long()
+        km = make(k, n_init=n_init, random_state=seed).fit(prep(fit))
+    return torch.as_tensor(km.labels_ if test is None and share==1 else km.predict(prep(train if test is None else test))).long()
 
-# %% ../../nbs/73_evaluate.cluster.ipynb #7094c9cd
+# %% ../../nbs/73_evaluate.cluster.ipynb #ac2345e2
 @patch
 def kmeans(self:Features,
     k:int=None, # clusters; None: as many as there are classes, 10 where there are no labels
     seed:int=0, # seed of the starts
     everything:bool=False, # clusters of all images, those of training first
-    **kwargs # `n_init` and `normalise`
+    **kwargs # `n_init`, `normalise`, `share`, `minibatch`
 )->Tensor: # cluster numbers of the images that are evaluated
     "k-means fitted on the training features; clusters of the test images (of the training images, where there is no test set)."
     rows = torch.cat([self.train, self.test]) if everything and self.test is not None else self.test
@@ -156,3 +163,15 @@ def cluster(self:Features,
     own = self.assign is not None and self.train_assign is not None
     a = torch.cat([self.train_assign, self.assign]) if own else self.kmeans(k, everything=True)
     return cluster_scores(torch.cat([self.train_y,y]), a, mapping) | dict(acc_test=cluster_scores(y, a[len(self.train):], mapping)['acc'])
+
+# %% ../../nbs/73_evaluate.cluster.ipynb #b776f405
+@patch
+def overcluster(self:Features,
+    ks=None, # numbers of clusters; None: 1, 2, 5 and 10 times the classes, as far as there are images
+    mapping=None, # superclass of each label, as in `cluster_scores`
+    **kwargs # of `kmeans`
+)->dict: # `{k: {nmi, ami, ari, acc}}`; None where there are no labels
+    "Scores of k-means with several numbers of clusters."
+    if not self.labelled: return self.cluster()
+    if ks is None: ks = [k for k in (self.n_classes*m for m in (1,2,5,10)) if k<=len(self.train)]
+    return {k: cluster_scores(self.eval_y, kmeans(self.train, self.test, k=k, **kwargs), mapping) for k in ks}

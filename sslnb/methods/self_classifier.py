@@ -68,7 +68,7 @@ class SelfClassifierHead(nn.Module):
         if self.training and self.queue is not None and self.queue.full: z[0] = nearest_other(self.queue, own, batch['idx'])[0]
         return dict(emb=own, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #827bacea
+# %% ../../nbs/50_methods.self_classifier.ipynb #dcd7b52a
 def _sizes(classes, n_classes, n, restarts):
     if classes is None:
         k = n_classes or max(10, min(1000, n//100))
@@ -137,6 +137,7 @@ class SelfClassifier(SSLMethod):
         r = bare(self.learn.model).head.running
         return min((i for i,c in enumerate(self.sizes) if c==self.sizes[0]), key=lambda i: r[i].item())
     def assign(self, out): return out['logits'][self.best()][0].argmax(1)
+    def cluster_logits(self, out): return out['logits'][self.best()][0]/self.row_tau
 
 # %% ../../nbs/50_methods.self_classifier.ipynb #8d955df9
 def from_official(
