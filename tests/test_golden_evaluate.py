@@ -1,7 +1,8 @@
 "Evaluation against the official Self-Classifier code: kNN, cluster scores and rankings, picture grid, CIFAR-100 superclasses."
 import numpy as np, pytest
 from golden_tools import T, golden, meta
-from sslnb.evaluate.cluster import CIFAR100_TO_20, class_ranking, cluster_scores, entropy_ranking, match_clusters
+from sslnb.data.sources import CIFAR100_TO_20
+from sslnb.evaluate.cluster import class_ranking, cluster_scores, entropy_ranking, match_clusters
 from sslnb.evaluate.knn import knn_table, nearest, knn_votes
 from sslnb.evaluate.pictures import image_grid
 
