@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['package', 'view_sets', 'folder', 'Key', 'Text', 'signature', 'MethodInfo', 'method_names', 'method_info', 'keys_of',
            'live_info', 'check_keys', 'split_recipe', 'over', 'recipes', 'normal', 'read_recipe', 'recipe_file',
-           'layers', 'load_recipe', 'recipe_text', 'save_recipe']
+           'layers', 'load_recipe']
 
-# %% ../nbs/80_recipes.ipynb #dd94530f
+# %% ../nbs/80_recipes.ipynb #6d7d9816
 import ast, importlib.util, inspect, io, re, tokenize
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import yaml
-from .core import choose, whole_file
+from .core import choose
 
 # %% ../nbs/80_recipes.ipynb #bdc84763
 @dataclass
@@ -213,7 +213,7 @@ def over(
     keys = check_keys({**{k:flat[k] for k in ('method','views') if k in flat}, **own}, mine)
     return {k:v for k,v in {**below, **own}.items() if k in keys}
 
-# %% ../nbs/80_recipes.ipynb #10055cd2
+# %% ../nbs/80_recipes.ipynb #5eb51070
 folder = package/'recipe_files'
 
 def recipes()->dict: # name -> file, those without a group first, numbers in their order
@@ -273,25 +273,3 @@ def load_recipe(
         try: flat = over(flat, {k:v for k,v in own.items() if k!='recipe'}, method, given)
         except ValueError as e: raise ValueError(f'recipe {n}: {e}') from None
     return over(flat, given, method)
-
-def _yaml(v): # tuples as lists
-    return {k:_yaml(w) for k,w in v.items()} if isinstance(v, dict) else [_yaml(w) for w in v] if isinstance(v, (list,tuple)) else v
-
-def recipe_text(
-    flat:dict, # a recipe
-    keys:dict=None # from `keys_of`, to group the lines
-)->str:
-    "A recipe as YAML."
-    parts = {}
-    for k,v in flat.items(): parts.setdefault(keys[k].part if keys and k in keys else '', {})[k] = _yaml(v)
-    line = lambda k,v: yaml.safe_dump({k:v}, default_flow_style=None if isinstance(v, (list,dict)) else False, allow_unicode=True, width=1000)
-    text = lambda d: ''.join(line(k, v) for k,v in d.items())
-    return '\n'.join((f'# {p}\n' if p else '')+text(d) for p,d in parts.items())
-
-def save_recipe(
-    flat:dict, # a recipe
-    path, # file
-    keys:dict=None # from `keys_of`, to group the lines
-):
-    "Write a recipe, whole or not at all."
-    with whole_file(path) as tmp: tmp.write_text(recipe_text(flat, keys), encoding='utf-8')
