@@ -35,12 +35,12 @@ def _built(flat, cls): # the Learner, the whole recipe, and why there are no ima
     side = FACTS[name]['size'] or whole.get('image_size') or whole.get('size') or 224
     return *build(flat, cls, sets=_stand_in(name, side)), why
 
-# %% ../nbs/82c_plan.ipynb #9bd516fb
-def _data(learn, why):
+# %% ../nbs/82c_plan.ipynb #fcd8b49c
+def _data(learn, flat, why):
     a,b = learn.dls.train.ds,learn.dls.valid.ds
     many = why and FACTS[a.name]['size'] is None
     return dict(name=a.name, train=len(a), test=len(b), classes=len(a.classes) if a.labelled else None, channels=a.channels, size=None if many else list(a.size),
-                mean=list(learn.dls.mean), std=list(learn.dls.std), missing=why or None, notes=list(a.notes))
+                **{k:None if why and not flat.get(k) else list(getattr(learn.dls, k)) for k in ('mean','std')}, missing=why or None, notes=list(a.notes))
 
 def _views(learn):
     from sslnb.augment.pipeline import Augment
@@ -83,7 +83,7 @@ def _rates(learn, fit): # optimiser groups, and the table of learning rates in n
     rate = dict(rule=r['lr_rule'], factor=lr_factor(r, bs), first=lrs[0].item(), peak=lrs.max().item(), peak_step=int(lrs.argmax())+1, last=lrs[-1].item())
     return dict(name=r['opt'], precision=r['precision'], clip=r['clip'], groups=groups, **{k:r[k] for k in ('momentum','betas','trust') if r[k] is not None}), rate
 
-# %% ../nbs/82c_plan.ipynb #79877629
+# %% ../nbs/82c_plan.ipynb #2e9a06d7
 def plan(
     data:str|None=None, # as for `pretrain`, like all that follows
     method=None, # a method's name, or a class of your own
@@ -101,10 +101,10 @@ def plan(
     n,bs,m = len(learn.dls.train),flat['bs'],learn.method
     opt,rate = _rates(learn, split_recipe(flat, cls)['fit']) if m.trains else (None,None)
     from sslnb.core import plain
-    return plain(dict(run=str(path), data=_data(learn, why), batch=dict(size=bs, steps=n, left=learn.dls.n-n*bs, epochs=flat['epochs'], total=n*flat['epochs']), views=_views(learn), **_network(learn),
+    return plain(dict(run=str(path), data=_data(learn, flat, why), batch=dict(size=bs, steps=n, left=learn.dls.n-n*bs, epochs=flat['epochs'], total=n*flat['epochs']), views=_views(learn), **_network(learn),
         method=dict(name=type(m).__name__, doc=(type(m).__doc__ or '').split('\n')[0], trivial=m.trivial(), clusters=m.n_clusters), optimiser=opt, rate=rate, recipe=flat, seconds=time.time()-t0))
 
-# %% ../nbs/82c_plan.ipynb #20e2d087
+# %% ../nbs/82c_plan.ipynb #1a55fc47
 def _n(v): # a number for people
     return f'{v:,}' if isinstance(v, int) else f'{v:.4g}'
 def _px(s): return f'{s} x {s}' if isinstance(s, int) else ' x '.join(map(str, s))
@@ -124,7 +124,7 @@ def _data_lines(d, b):
     classes = f"{_n(d['classes'])} classes" if d['classes'] else 'no labels'
     yield f"{d['name']}: {_n(d['train'])} images to train, {_n(d['test'])} to test, {classes}; {d['channels']} channels, {_px(d['size'])+' pixels' if d['size'] else 'many sizes'}"
     if d['missing']: yield f"not on this machine ({d['missing']}): these are its published numbers, and a black image stands in for all"
-    yield f"normalised by mean {_value(d['mean'])} and std {_value(d['std'])}"
+    yield f"normalised by mean {_value(d['mean'])} and std {_value(d['std'])}" if d['mean'] and d['std'] else 'normalised by the mean and std of the training images'
     yield f"{_n(b['size'])} images in a batch, {_n(b['steps'])} steps in an epoch" + (f" ({_n(b['left'])} images are left out of it, others each time)" if b['left'] else '') + f"; {_n(b['epochs'])} epochs, {_n(b['total'])} steps"
 
 def _rate_lines(o, r, b):
@@ -137,14 +137,15 @@ def _schedule_lines(r, b, flat):
     yield f"lr {_value(flat['lr'])} is for 256 images and {rule}: with {_n(b['size'])} it is {_n(r['peak'])}" if r['rule']!='none' else f"lr {_value(flat['lr'])}, {rule}"
     yield f"{_n(r['first'])} at the first step, {_n(r['peak'])} " + (f"from step {_n(r['peak_step'])} (end of the warm-up), " if r['peak_step']>1 else '') + f"{_n(r['last'])} at the last, step {_n(b['total'])}"
 
-# %% ../nbs/82c_plan.ipynb #b8e8b642
+# %% ../nbs/82c_plan.ipynb #cee4e949
 def _network_lines(p):
     frozen = lambda o: '' if o['trained']==o['parameters'] else f", {_n(o['parameters']-o['trained'])} of them not trained"
     bb,h,m = p['backbone'],p['head'],p['method']
     rows = dict(backbone=[f"{p['recipe']['backbone']}, {_n(bb['parameters'])} parameters{frozen(bb)}, {_n(bb['features'])} features"], head=[f"{_n(h['parameters'])} parameters{frozen(h)}"])
-    rows['head'] += [f'{k} {_px(s)}, kept from step to step' for k,s in h['buffers'].items()]
-    rows['two images'] = [f"backbone {_out(bb['out'])}", *(f'{k} {_out(v)}' for k,v in h['out'].items() if v)] if isinstance(h['out'], dict) else [f"backbone {_out(bb['out'])}", f"head {_out(h['out'])}"]
-    rows['loss'] = [m['doc'] or m['name'], f"{m['trivial']:.4g} if everything collapses: a loss that stays there learns nothing" if m['trivial'] is not None else 'what a collapsed model would have is not known']
+    if h['buffers']: rows['head'].append('kept from step to step: '+', '.join(f"{k} ({', '.join(map(str, s))})" for k,s in h['buffers'].items()))
+    out = h['out'] if isinstance(h['out'], dict) else dict(head=h['out'])
+    rows['shapes'] = [f"of two images in all views: features {_out(bb['out'])}", *(f'{k} {_out(v)}' for k,v in out.items() if v)]
+    rows['loss'] = [f"{m['name']}: {m['doc']}".rstrip(': .'), f"{m['trivial']:.4g} where everything has collapsed: a loss that stays there has learnt nothing" if m['trivial'] is not None else 'what it is where everything has collapsed is not known']
     return rows
 
 def plan_text(
@@ -152,7 +153,7 @@ def plan_text(
 )->str:
     "A plan for people."
     flat,o,r,b = p['recipe'],p['optimiser'],p['rate'],p['batch']
-    rows = {'run':[f"{p['run']} (not made: this is a dry run)"], 'data':list(_data_lines(p['data'], b))}
+    rows = {'run':[f"{p['run']} (the folder is not made)"], 'data':list(_data_lines(p['data'], b))}
     rows['views'] = [f"{v['names'][0]}{' to '+v['names'][-1] if len(v['names'])>1 else ''}, {_px(v['size'])}: {_active(v['settings'])}" for v in p['views']]
     rows |= _network_lines(p)
     if o: rows |= dict(optimiser=list(_rate_lines(o, r, b)), rate=list(_schedule_lines(r, b, flat)))
@@ -160,4 +161,4 @@ def plan_text(
     lines = [f"{(name if i==0 else '').ljust(12)}{text}" for name,ts in rows.items() for i,text in enumerate(ts)]
     try: keys = keys_of(flat['method'], flat.get('views') or '')
     except ValueError: keys = None                                       # a class of your own
-    return '\n'.join(lines)+f"\n\nthe whole recipe:\n\n{recipe_text(flat, keys)}\nplanned in {p['seconds']:.0f} s; nothing was trained, nothing written"
+    return '\n'.join(['A dry run: what would be done. Nothing is trained, nothing is written.\n', *lines, '\nthe whole recipe:\n', recipe_text(flat, keys), f"planned in {p['seconds']:.1f} s"])
