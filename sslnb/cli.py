@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['pretrain_', 'methods_', 'recipes_', 'evaluate_', 'main']
 
-# %% ../nbs/83_cli.ipynb #de7479b7
-import argparse, difflib, os, re, sys, warnings
+# %% ../nbs/83_cli.ipynb #96234994
+import argparse, difflib, os, re, shutil, sys, warnings
 from dataclasses import replace
 from pathlib import Path
 import sslnb
@@ -75,7 +75,7 @@ def _unknown(word, keys, method): # advice for an option that there is not
     near = difflib.get_close_matches(name, options, n=3, cutoff=.5)
     return f"unknown option {word!r}: " + (f"did you mean {' or '.join('--'+n for n in near)}?" if near else 'see sslnb pretrain --help')
 
-# %% ../nbs/83_cli.ipynb #69ea5369
+# %% ../nbs/83_cli.ipynb #0c216371
 def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or the help text
     argv = _spelt(argv)
     wants_help = any(a in ('-h','--help') for a in argv)
@@ -100,7 +100,7 @@ def _prepare(): # before torch is imported
 
 def _plan(o):
     from sslnb.plan import plan, plan_text
-    text = plan_text(plan(**o))
+    text = plan_text(plan(**o), shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     if not int(os.environ.get('RANK', 0)): print(text)
     return 0
 
@@ -113,7 +113,7 @@ def pretrain_(argv):
     from sslnb.pretrain import pretrain
     return 130 if pretrain(**o).stopped else 0
 
-# %% ../nbs/83_cli.ipynb #9bd34f35
+# %% ../nbs/83_cli.ipynb #7c8bf27e
 def methods_(argv):
     "sslnb methods [NAME]"
     p = Parser('sslnb methods', allow_abbrev=False, description='List the methods, or show the keywords of one.')
@@ -132,11 +132,13 @@ def methods_(argv):
     print(f.format_help().strip())
     return 0
 
-def _list(names): # recipes with their meaning, a line between groups
-    first,w = lambda n: recipes()[n].read_text(encoding='utf-8').splitlines()[0].lstrip('# '),max(map(len, names))
-    for i,n in enumerate(names):
-        if i and n.rpartition('/')[0]!=names[i-1].rpartition('/')[0]: print()
-        print(f'{n.ljust(w)}  {first(n)}')
+def _list(names): # recipes with their meaning, by group, what a paper varies after what it is about
+    said = {n:recipes()[n].read_text(encoding='utf-8').splitlines()[0].lstrip('# ') for n in names}
+    last,w = None,max(map(len, names))
+    for n in sorted(names, key=lambda n: (n.rpartition('/')[0], said[n].startswith('Ablation'))):
+        if last not in (None, n.rpartition('/')[0]): print()
+        print(f'{n.ljust(w)}  {said[n]}')
+        last = n.rpartition('/')[0]
 
 def recipes_(argv):
     "sslnb recipes [NAME]"
@@ -149,7 +151,9 @@ def recipes_(argv):
     if group:
         _list(group)
         print('\nsslnb recipes NAME shows one; sslnb pretrain --recipe NAME trains by it, with --dry-run it says what that would be.')
-    elif a.full: print(recipe_text(load_recipe(a.NAME)), end='')
+    elif a.full:
+        flat = load_recipe(a.NAME)
+        print(recipe_text(flat, check_keys(flat)), end='')
     else:
         for i,n in enumerate(layers(a.NAME)): print(('' if not i else f'\n# builds on {n}\n\n')+recipe_file(n).read_text(encoding='utf-8'), end='')
     return 0

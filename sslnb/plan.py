@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['plan', 'plan_text']
 
-# %% ../nbs/82c_plan.ipynb #599caf0e
-import inspect, time
+# %% ../nbs/82c_plan.ipynb #4d8292bc
+import inspect, textwrap, time
 from .recipes import *
 from .runs import *
 from .runs import _merged
@@ -137,7 +137,7 @@ def _schedule_lines(r, b, flat):
     yield f"lr {_value(flat['lr'])} is for 256 images and {rule}: with {_n(b['size'])} it is {_n(r['peak'])}" if r['rule']!='none' else f"lr {_value(flat['lr'])}, {rule}"
     yield f"{_n(r['first'])} at the first step, {_n(r['peak'])} " + (f"from step {_n(r['peak_step'])} (end of the warm-up), " if r['peak_step']>1 else '') + f"{_n(r['last'])} at the last, step {_n(b['total'])}"
 
-# %% ../nbs/82c_plan.ipynb #cee4e949
+# %% ../nbs/82c_plan.ipynb #9b6ab7f9
 def _network_lines(p):
     frozen = lambda o: '' if o['trained']==o['parameters'] else f", {_n(o['parameters']-o['trained'])} of them not trained"
     bb,h,m = p['backbone'],p['head'],p['method']
@@ -149,7 +149,8 @@ def _network_lines(p):
     return rows
 
 def plan_text(
-    p:dict # from `plan`
+    p:dict, # from `plan`
+    width:int|None=None # of a line, in letters; by default lines are as long as they are
 )->str:
     "A plan for people."
     flat,o,r,b = p['recipe'],p['optimiser'],p['rate'],p['batch']
@@ -158,7 +159,8 @@ def plan_text(
     rows |= _network_lines(p)
     if o: rows |= dict(optimiser=list(_rate_lines(o, r, b)), rate=list(_schedule_lines(r, b, flat)))
     else: rows['training'] = ['none: this method leaves the network as it was drawn']
-    lines = [f"{(name if i==0 else '').ljust(12)}{text}" for name,ts in rows.items() for i,text in enumerate(ts)]
+    fold = lambda t: textwrap.wrap(t, max(60, width)-12, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False) if width else [t]
+    lines = [f"{(name if i==0 else '').ljust(12)}{text}" for name,ts in rows.items() for i,text in enumerate(sum(map(fold, ts), []))]
     try: keys = keys_of(flat['method'], flat.get('views') or '')
     except ValueError: keys = None                                       # a class of your own
     return '\n'.join(['A dry run: what would be done. Nothing is trained, nothing is written.\n', *lines, '\nthe whole recipe:\n', recipe_text(flat, keys), f"planned in {p['seconds']:.1f} s"])

@@ -213,13 +213,13 @@ def over(
     keys = check_keys({**{k:flat[k] for k in ('method','views') if k in flat}, **own}, mine)
     return {k:v for k,v in {**below, **own}.items() if k in keys}
 
-# %% ../nbs/80_recipes.ipynb #5eb51070
+# %% ../nbs/80_recipes.ipynb #cbfa9613
 folder = package/'recipe_files'
 
 def recipes()->dict: # name -> file, those without a group first, numbers in their order
     "The recipes that come with the library."
     names = {f.relative_to(folder).with_suffix('').as_posix():f for f in folder.rglob('*.yml')}
-    order = lambda n: ('/' in n, [(int(t),'') if t.isdigit() else (-1,t) for t in re.findall(r'\d+|\D+', n)])
+    order = lambda n: ('/' in n, [(float(t),'') if t[0].isdigit() else (-1,t) for t in re.findall(r'\d+(?:\.\d+)?|\D+', n)])
     return {n:names[n] for n in sorted(names, key=order)}
 
 def normal(
