@@ -14,7 +14,7 @@ from .recipes import *
 from .recipes import package, Text
 from .rules import *
 
-# %% ../nbs/81_runs.ipynb #61f1a217
+# %% ../nbs/81_runs.ipynb #8ff41788
 @dataclass
 class Run:
     "A run: its folder, its recipe, and its scores where it is finished."
@@ -36,7 +36,11 @@ FACTS = dict( # published facts of data sets, for a plan where their images are 
     imagenet=dict(train=1281167, test=50000, classes=1000, channels=3, size=None), # photographs of many sizes
     cifar10=dict(train=50000, test=10000, classes=10, channels=3, size=32),
     cifar100=dict(train=50000, test=10000, classes=100, channels=3, size=32),
-    supercifar100=dict(train=50000, test=10000, classes=20, channels=3, size=32))
+    supercifar100=dict(train=50000, test=10000, classes=20, channels=3, size=32),
+    stl10=dict(train=105000, test=8000, classes=10, channels=3, size=96),
+    stl10_labelled=dict(train=5000, test=8000, classes=10, channels=3, size=96),
+    tiny=dict(train=100000, test=10000, classes=200, channels=3, size=64), # Tiny ImageNet
+    slim=dict(train=160000, test=40000, classes=1000, channels=3, size=64)) # SlimageNet64
 
 def _check_data(data, dry=False): # a name, or a folder's full path
     if data in known_data() or dry and data in FACTS: return data
