@@ -75,7 +75,7 @@ def _unknown(word, keys, method): # advice for an option that there is not
     near = difflib.get_close_matches(name, options, n=3, cutoff=.5)
     return f"unknown option {word!r}: " + (f"did you mean {' or '.join('--'+n for n in near)}?" if near else 'see sslnb pretrain --help')
 
-# %% ../nbs/83_cli.ipynb #0c216371
+# %% ../nbs/83_cli.ipynb #75d02898
 def _asked(argv): # what `sslnb pretrain ...` says: given keys and the rest; or the help text
     argv = _spelt(argv)
     wants_help = any(a in ('-h','--help') for a in argv)
@@ -100,8 +100,9 @@ def _prepare(): # before torch is imported
 
 def _plan(o):
     from sslnb.plan import plan, plan_text
+    from sslnb.pretrain import _rank
     text = plan_text(plan(**o), shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
-    if not int(os.environ.get('RANK', 0)): print(text)
+    if _rank()==0: print(text)
     return 0
 
 def pretrain_(argv):

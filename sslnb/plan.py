@@ -112,7 +112,7 @@ def plan(
     return plain(dict(run=str(path), data=_data(learn, flat, why), batch=dict(size=bs, steps=n, left=learn.dls.n-n*bs, epochs=flat['epochs'], total=n*flat['epochs']), views=_views(learn), **_network(learn),
         method=dict(name=type(m).__name__, doc=(type(m).__doc__ or '').split('\n')[0], trivial=m.trivial(), clusters=m.n_clusters), optimiser=opt, rate=rate, recipe=flat, seconds=time.time()-t0))
 
-# %% ../nbs/82c_plan.ipynb #1a55fc47
+# %% ../nbs/82c_plan.ipynb #7f50874d
 def _n(v): # a number for people
     return f'{v:,}' if isinstance(v, int) else f'{v:.4g}'
 def _px(s): return f'{s} x {s}' if isinstance(s, int) else ' x '.join(map(str, s))
@@ -130,8 +130,8 @@ def _active(settings): # what an `Augment` does, in the names of its keywords
 
 def _data_lines(d, b):
     classes = f"{_n(d['classes'])} classes" if d['classes'] else 'no labels'
-    yield f"{d['name']}: {_n(d['train'])} images to train, {_n(d['test'])} to test, {classes}; {d['channels']} channels, {_px(d['size'])+' pixels' if d['size'] else 'many sizes'}"
-    if d['missing']: yield f"not on this machine ({d['missing']}): these are its published numbers, and a black image stands in for all"
+    yield f"{d['name']}: {_n(d['train'])} images to train, {_n(d['test'])} to test, {classes}; {d['channels']} channel{'s'*(d['channels']!=1)}, {_px(d['size'])+' pixels' if d['size'] else 'many sizes'}"
+    if d['missing']: yield from (f"not on this machine: {d['missing']}", 'so these are its published numbers, and a black image stands in for all')
     yield f"normalised by mean {_value(d['mean'])} and std {_value(d['std'])}" if d['mean'] and d['std'] else 'normalised by the mean and std of the training images'
     yield f"{_n(b['size'])} images in a batch, {_n(b['steps'])} steps in an epoch" + (f" ({_n(b['left'])} images are left out of it, others each time)" if b['left'] else '') + f"; {_n(b['epochs'])} epochs, {_n(b['total'])} steps"
 
@@ -143,9 +143,10 @@ def _rate_lines(o, r, b):
 def _schedule_lines(r, b, flat):
     rule = dict(linear='grows with the batch', sqrt='grows with the root of the batch', none='the same for any batch')[r['rule']]
     yield f"lr {_value(flat['lr'])} is for 256 images and {rule}: with {_n(b['size'])} it is {_n(r['peak'])}" if r['rule']!='none' else f"lr {_value(flat['lr'])}, {rule}"
-    yield f"{_n(r['first'])} at the first step, {_n(r['peak'])} " + (f"from step {_n(r['peak_step'])} (end of the warm-up), " if r['peak_step']>1 else '') + f"{_n(r['last'])} at the last, step {_n(b['total'])}"
+    up = f"{_n(r['peak'])} from step {_n(r['peak_step'])} (end of the warm-up), " if r['peak_step']>1 else ''
+    yield f"{_n(r['first'])} at the first step, {up}{_n(r['last'])} at the last, step {_n(b['total'])}"
 
-# %% ../nbs/82c_plan.ipynb #9b6ab7f9
+# %% ../nbs/82c_plan.ipynb #9cbfc3b3
 def _network_lines(p):
     frozen = lambda o: '' if o['trained']==o['parameters'] else f", {_n(o['parameters']-o['trained'])} of them not trained"
     bb,h,m = p['backbone'],p['head'],p['method']
@@ -163,7 +164,7 @@ def plan_text(
     "A plan for people."
     flat,o,r,b = p['recipe'],p['optimiser'],p['rate'],p['batch']
     rows = {'run':[f"{p['run']} (the folder is not made)"], 'data':list(_data_lines(p['data'], b))}
-    rows['views'] = [f"{v['names'][0]}{' to '+v['names'][-1] if len(v['names'])>1 else ''}, {_px(v['size'])}: {_active(v['settings'])}" for v in p['views']]
+    rows['views'] = [f"{(' and ' if len(v['names'])<3 else ' to ').join(dict.fromkeys([v['names'][0], v['names'][-1]]))}, {_px(v['size'])}: {_active(v['settings'])}" for v in p['views']]
     rows |= _network_lines(p)
     if o: rows |= dict(optimiser=list(_rate_lines(o, r, b)), rate=list(_schedule_lines(r, b, flat)))
     else: rows['training'] = ['none: this method leaves the network as it was drawn']
