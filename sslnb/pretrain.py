@@ -12,11 +12,12 @@ from .recipes import *
 from .runs import *
 from .runs import _merged
 
-# %% ../nbs/82b_pretrain.ipynb #bc01682a
+# %% ../nbs/82b_pretrain.ipynb #0c35aba4
 def build(
     flat:dict, # a recipe
     cls=None, # a method class of your own
-    cbs=() # more callbacks
+    cbs=(), # more callbacks
+    sets=None # train and test images, by default those of the recipe's data
 )->tuple: # the Learner, and the whole recipe
     "The Learner that a recipe describes."
     from functools import partial
@@ -29,7 +30,7 @@ def build(
     import sslnb.fit
     given = split_recipe(_merged(flat, cls), cls)['data']
     own = {k:given.pop(k) for k in ('bs','mean','std','seed') if k in given}
-    sets = image_sets(**given)
+    sets = sets or image_sets(**given)
     flat = complete(flat, len(sets[0]), max(sets[0].size), torch.cuda.is_available(), cls)
     dls = ssl_dls(sets, **{**own, 'bs':flat['bs'], 'seed':flat['seed']})
     p,cls = split_recipe(flat, cls),cls or methods()[flat['method']]

@@ -42,7 +42,8 @@ def test_help_has_every_keyword_with_its_meaning(name):
 
 def test_lists():
     assert all(re.search(rf'^{n} +\S', sslnb('methods').stdout, re.M) for n in method_names())
-    assert all(n in sslnb('recipes').stdout for n in recipes())
+    text = sslnb('recipes').stdout
+    assert all(n in text for n in recipes())
     assert sslnb('--version').stdout == 'sslnb 0.1.0\n'
 
 # errors

@@ -1,0 +1,161 @@
+"""Every recipe that comes with the library: it loads, its keys and values are such as the library takes, a small copy of it trains, and its learning rates are the published ones.
+
+A small copy has 96 random images, a small network, few classes, units and local crops; method, losses, views, optimiser and schedule are the recipe's own. Where the recipe says fp16, the copies
+but one run in fp32: a CPU takes ten times as long for half precision, and the scaler of the gradients leaves out the first steps until it has found its size."""
+import math, re
+import pytest, torch
+from sslnb.cli import main
+from sslnb.options import parse
+from sslnb.recipes import check_keys, folder, layers, load_recipe, read_recipe, recipes
+
+every = pytest.mark.parametrize('name', recipes())
+
+# what the official scripts of Self-Classifier say: images in a batch, highest rate, rate at the start (None: no warm-up), last rate
+V2 = {n: (4092, 4.8, .3, .0048) for n in '''100ep 200ep 400ep no_multicrop no_nn no_nn_no_multicrop 1x1k 1x2k 1x4k 1x8k 5x1k 10x1k 15x1k fixed_cls no_mlp num_hidden_3 dim_256 hidden_dim_8192
+    hidden_dim_8192_dim_256 num_hidden_3_dim_256 q_len_512K q_len_1M col_tau_5e-2_row_tau_7e-2 col_tau_3e-2_row_tau_1e-1 col_tau_3e-2_row_tau_7e-2 wd_1e-5 wd_5e-5 wd_5e-6'''.split()}
+V2 |= {n: (4092, 3.2, .2, .0032) for n in ('800ep', 'q_len_128K', 'base_lr_0.2')}
+V2 |= {'base_lr_0.1': (4092, 1.6, .1, .0016), 'base_lr_0.4': (4092, 6.4, .4, .0064)}
+V2 |= dict(bs_256=(256, .3, None, .0003), bs_512=(512, .6, None, .0006), bs_1024=(1024, 1.2, .3, .0012), bs_2048=(2048, 2.4, .3, .0024))
+V1 = {n: (4096, 4.8, .3, .0048) for n in '''100ep 1x300 1x1000 1x3000 30x300 30x3000 50x1000 100x128 learnable_cls dim_128_num_hidden_1x4096 dim_128_num_hidden_3x4096
+    dim_256_num_hidden_1x4096 dim_256_num_hidden_2x4096 no_mlp wd_1e-3 wd_1e-5 wd_1e-6 wd_1e-7'''.split()}
+V1 |= {'800ep': (4096, 3.2, .2, .0032), **{f'lr_{r}': (4096, 16*r, r, .016*r) for r in (.05, .1, .2, .4, .5)}}
+V1 |= {n: (256, 3.2, None, .032) for n in ('cifar10', 'cifar100-20')}
+RATES = {f'{g}/{n}': r for g, rs in (('self_classifier', V2), ('self_classifier_v1', V1)) for n, r in rs.items()}
+
+# files
+
+@every
+def test_says_what_it_is(name):
+    first = (folder/f'{name}.yml').read_text(encoding='utf-8').splitlines()[0]
+    assert re.fullmatch(r'# [A-Z].{10,150}\.', first)
+
+@every
+def test_keys_and_values_are_known(name):
+    flat = load_recipe(name)
+    for own in layers(name).values(): assert set(own) - {'recipe'} <= set(flat), 'nothing is lost on the way'
+    keys = check_keys(flat)
+    for k, v in flat.items():
+        words = str(v).replace("'", '"') if isinstance(v, dict) else ' '.join(map(str, v)) if isinstance(v, tuple) else str(v)
+        assert parse(keys[k], words.split(' ') if isinstance(v, tuple) else [words]) == v, k
+
+def test_every_official_script_is_there():
+    groups = {g: [n for n in recipes() if n.startswith(f'{g}/')] for g in ('self_classifier', 'self_classifier_v1')}
+    assert set(RATES) == set(sum(groups.values(), []))
+    ablations = {g: [n for n in ns if 'scripts/ablation/' in recipes()[n].read_text(encoding='utf-8') and not n.endswith('ep')] for g, ns in groups.items()}
+    assert (len(ablations['self_classifier']), len(ablations['self_classifier_v1'])) == (33, 22)
+
+def test_ablations_hold_only_what_is_different():
+    for name in recipes():
+        own = read_recipe(name)
+        if 'recipe' in own:
+            below = load_recipe(own['recipe'])
+            assert not {k for k, v in own.items() if k in below and below[k] == v}, name
+
+def test_mixed_precision_stands_for_batch_norm_as_officially():
+    for name in V2:
+        r = load_recipe(f'self_classifier/{name}')
+        assert (r['bn'], r['precision']) == ((True, 'fp32') if name.endswith('ep') or name.startswith('bs_') else (False, 'fp16')), name
+
+@pytest.mark.parametrize('name', RATES)
+def test_learning_rates_are_the_official_ones(name):
+    from sslnb.fit import check_recipe, lr_factor, schedule
+    from sslnb.recipes import signature
+    flat, (bs, peak, first, last) = load_recipe(name), RATES[name]
+    r = check_recipe({k: v for k, v in flat.items() if k in signature('RECIPE')})
+    lrs = schedule({**r, 'epochs': 100}, 313, bs)
+    assert flat['bs'] == bs and lr_factor(r, bs)*r['lr'] == pytest.approx(peak, rel=5e-3) == lrs.max()
+    assert lrs[0] == pytest.approx(first or peak, rel=5e-3) and lrs[-1] == pytest.approx(last, rel=5e-3)
+    assert int(lrs.argmax()) == (313*10-1 if first else 0)
+
+# training
+
+@pytest.fixture(scope='module')
+def images():
+    from sslnb.data.sets import ImageSet
+    g = torch.Generator().manual_seed(0)
+    make = lambda n: ImageSet(torch.randint(256, (n, 3, 32, 32), generator=g).byte(), torch.arange(n) % 4, name='noise')
+    return make(96), make(24)
+
+def small(r):
+    "A recipe with small numbers for everything that costs time."
+    few = lambda n: max(2, n//100) if n >= 100 else min(n, 6)
+    out = dict(bs=32, size=16, backbone='resnet8', hidden=32, epochs=1, precision='fp32')
+    if 'dim' in r: out['dim'] = 64 if r.get('n_layers') == 0 else r['dim']//8
+    if isinstance(r.get('classes'), tuple): out['classes'] = tuple(map(few, r['classes'][:4]))
+    elif r.get('classes'): out['classes'] = few(r['classes'])
+    if 'n_classifiers' in r: out['n_classifiers'] = min(4, r['n_classifiers'])
+    if r.get('restarts', 0) > 2: out |= dict(restarts=2)
+    if r.get('queue'): out['queue'] = 64                     # full after two of three steps
+    if 'local_size' in r: out |= dict(local_size=8, n_local=min(2, r['n_local']))
+    if len(r.get('mean') or (0, 0, 0)) != 3: out |= dict(mean=None, std=None)
+    return out
+
+def train(name, images, **given):
+    "A small copy of a recipe, trained for three steps; the Learner, its recipe, and which of its parameters have moved."
+    from sslnb.pretrain import build
+    from sslnb.recipes import split_recipe
+    r = load_recipe(name)
+    learn, flat = build({'method': 'SelfClassifier', **load_recipe(name, {**small(r), **given})}, sets=images)
+    learn.logger = lambda *a: None
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    learn.fit_ssl(**split_recipe(flat)['fit'])
+    return learn, flat, [not torch.equal(a, b) for a, b in zip(before, learn.model.parameters()) if b.requires_grad]
+
+@every
+def test_a_small_copy_trains(name, images):
+    learn, flat, moved = train(name, images)
+    losses = learn.recorder.losses
+    assert learn.model.step == len(losses) == 3 and all(map(math.isfinite, losses))
+    assert type(learn.opt.opt).__name__.lower() == flat['opt'] == load_recipe(name).get('opt', flat['opt'])
+    assert sum(moved) > len(moved)/2, 'parameters move'
+    if flat.get('queue'): assert learn.model.head.queue.full
+
+def test_a_small_copy_trains_in_its_own_precision(images):
+    learn, flat, moved = train('self_classifier_v1/100ep', images, precision=load_recipe('self_classifier_v1/100ep')['precision'])
+    assert flat['precision'] == 'fp16' and all(map(math.isfinite, learn.recorder.losses)) and any(moved)
+
+# the command line
+
+def said(capsys, *argv):
+    assert main(list(map(str, argv))) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+def test_all_are_listed(capsys):
+    text = said(capsys, 'recipes')
+    for n in recipes(): assert re.search(rf'^{re.escape(n)} +[A-Z]', text, re.M), n
+    group = said(capsys, 'recipes', 'self_classifier')
+    assert 'self_classifier/100ep' in group and 'digits' not in group and 'self_classifier_v1/' not in group
+
+def test_one_is_shown_with_what_it_builds_on(capsys):
+    text = said(capsys, 'recipes', 'self_classifier/bs_256')
+    assert text.index('queue: 16384') < text.index('# builds on self_classifier/100ep') < text.index('queue: 262144')
+    import yaml
+    full = yaml.safe_load(said(capsys, 'recipes', 'self_classifier/bs_256', '--full'))
+    assert (full['queue'], full['bs'], full['row_tau']) == (16384, 256, .1) and 'recipe' not in full
+
+def test_dry_run_without_the_data(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sslnb.plan.known_data', list)       # as on a machine that lacks it
+    text = said(capsys, 'pretrain', '--recipe', 'self_classifier/800ep', '--dry-run')
+    for words in ('imagenet: 1,281,167 images to train, 50,000 to test, 1,000 classes', 'not on this machine', '4,092 images in a batch, 313 steps in an epoch', '800 epochs, 250,400 steps',
+                  'global 1, 224 x 224: scale 0.4 1,', 'local 1 to local 6, 96 x 96: scale 0.05 0.4,', 'solarise 0.2', 'resnet50, 23,508,032 parameters, 2,048 features', 'emb (2, 128)',
+                  'logits (8, 2, 1000), (8, 2, 2000), (8, 2, 4000), (8, 2, 8000)', '7.947 where everything has collapsed', 'larc, momentum 0.9, trust 0.001, fp32', 'decay 1e-06: 173 tensors, 34,368,344 parameters',
+                  'with 4,092 it is 3.197', '0.1998 at the first step, 3.197 from step 3,130', 'at the last, step 250,400', 'queue: 262144', 'global_scale: [0.4, 1.0]'): assert words in text, words
+    assert not list(tmp_path.iterdir()), 'nothing is written'
+
+def test_what_is_given_wins_and_the_rate_scales(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sslnb.plan.known_data', list)
+    small = ('--backbone', 'resnet8', '--hidden', 32, '--size', 32, '--local-size', 16, '--dry-run')
+    text = said(capsys, 'pretrain', '--recipe', 'self_classifier/100ep', '--bs', 512, '--epochs', 7, '--row-tau', .2, *small)
+    for words in ('512 images in a batch, 2,502 steps in an epoch', '7 epochs, 17,514 steps', 'lr 0.3 is for 256 images and grows with the batch: with 512 it is 0.6', 'row_tau: 0.2', 'epochs: 7'): assert words in text, words
+    text = said(capsys, 'pretrain', '--recipe', 'self_classifier/100ep', '--lr', .1, *small)
+    assert 'with 4,092 it is 1.598' in text and '0.0999 at the first step' in text
+    assert main(['pretrain', '--recipe', 'self_classifier/100ep', '--queue', '2000000', *map(str, small)]) == 2
+    assert 'queue=2000000 with 1281167 images' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+def test_dry_run_of_the_main_job_is_what_the_run_does(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = said(capsys, 'pretrain', '--dry-run')
+    assert 'digits: 1,438 images to train, 359 to test' in text and 'not on this machine' not in text and 'runs/digits-selfclassifier-seed0' in text
+    assert main(['pretrain', '--dry-run', '--resume', 'nowhere']) == 2 and not list(tmp_path.iterdir())
