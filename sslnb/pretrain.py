@@ -12,7 +12,12 @@ from .recipes import *
 from .runs import *
 from .runs import _merged
 
-# %% ../nbs/82b_pretrain.ipynb #0c35aba4
+# %% ../nbs/82b_pretrain.ipynb #f0b34489
+def _at_hand(s, size, most=4e9): # small views need no photographs: images in files are brought near the views' size, in memory, where they fit
+    from sslnb.data.files import FileSet
+    fits = isinstance(s, FileSet) and size<=96 and len(s)*s.channels*96*96<=most
+    return s.load(96) if fits else s
+
 def build(
     flat:dict, # a recipe
     cls=None, # a method class of your own
@@ -32,21 +37,24 @@ def build(
     own = {k:given.pop(k) for k in ('bs','mean','std','seed') if k in given}
     sets = sets or image_sets(**given)
     flat = complete(flat, len(sets[0]), max(sets[0].size), torch.cuda.is_available(), cls)
+    sets = [_at_hand(x, flat['size']) for x in sets]
     dls = ssl_dls(sets, **{**own, 'bs':flat['bs'], 'seed':flat['seed']})
     p,cls = split_recipe(flat, cls),cls or methods()[flat['method']]
     make = partial(getattr(views, flat['views']) if flat['views'] else cls.views, **p['views'])
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 
-# %% ../nbs/82b_pretrain.ipynb #2003058e
+# %% ../nbs/82b_pretrain.ipynb #1b2ba727
 def baselines(
     learn # an `SSLLearner` that has not been trained
 )->dict: # `raw` and `untrained`
     "What pixels and the network before training are worth."
-    from sslnb.evaluate.features import Features, features, pixels
+    from sslnb.evaluate.features import Features, _read, features, pixels
     import sslnb.evaluate.report
     a,b = learn.dls.train.ds,learn.dls.valid.ds
-    raw = Features(pixels(a.images), a.labels, pixels(b.images), b.labels, a.classes or None)
+    side = 32 if len(a)<=20_000 else 16                       # more pixels than that are beyond a linear probe on a CPU
+    (a,za,_),(b,zb,_) = (_read(s, pixels(s.at(32), side), None) for s in (a,b))
+    raw = Features(za, a.labels, zb, b.labels, a.classes or None)
     f = features(learn)
     f.assign = f.train_assign = None
     return dict(raw=raw.scores(everything=True), untrained=f.scores(everything=True))

@@ -99,7 +99,7 @@ def image_or_reason(self:FileSet, i, *args): # (C, H, W), or why not
 @patch
 def dead(self:FileSet, i): self.failed(int(i), 'kills the process that decodes it')
 
-# %% ../../nbs/10c_data.files.ipynb #6ec1aec1
+# %% ../../nbs/10c_data.files.ipynb #33db722a
 class Sized:
     "All images of a `FileSet` at one size, as an array whose rows are decoded when they are asked for."
     def __init__(self,
@@ -135,6 +135,8 @@ class Sized:
         x = torch.cat(list(self._rows(idx.reshape(-1), 32, 0 if here else 1 if few else None)) or [torch.empty(0, *self.shape[1:], dtype=torch.uint8)])
         return x.reshape(*idx.shape, *x.shape[1:])
 
+_stay = 'stay in files'
+
 def _joined(pieces, bs): # small pieces -> batches of bs
     have = []
     for p in pieces:
@@ -153,8 +155,8 @@ def load(self:FileSet,
     x = torch.empty(all_.shape, dtype=torch.uint8)
     for k,part in enumerate(all_._rows(torch.arange(len(self)), 64)): x[64*k:64*k+len(part)] = part
     keep = torch.tensor([i for i in range(len(self)) if i not in self.bad])
-    rest = self._rest(keep)
-    return ImageSet(x if len(keep)==len(x) else x[keep], **{**rest, 'notes':self.notes+self.skipped()})
+    notes = [n for n in self.notes if _stay not in n]+[f'images were brought to {x.shape[2]} x {x.shape[3]} pixels in memory (short side, then the centre)']*(len(self.notes)>0 and _stay in self.notes[0])
+    return ImageSet(x if len(keep)==len(x) else x[keep], **{**self._rest(keep), 'notes':notes+self.skipped()})
 
 # %% ../../nbs/10c_data.files.ipynb #0307b0df
 class FolderReader:
@@ -218,7 +220,7 @@ def file_set(
     for i,w in bad.items(): s.failed(i, w)
     return s
 
-# %% ../../nbs/10c_data.files.ipynb #299d4b9f
+# %% ../../nbs/10c_data.files.ipynb #dd24de66
 def from_folder(
     root:str|Path, # folder of images
     size:int|tuple|None=None, # side in pixels, or (H, W), that images are brought to (short side, then the centre) and kept at in memory; None: as they are
@@ -244,7 +246,7 @@ def from_folder(
 def _words(root, bad, files, shapes): # notes on what was found
     sides = sorted(x for hw in shapes for x in hw)
     some = '; '.join(f'{files[i]}: {w}' for i,w in list(bad.items())[:5])
-    return [f'images of {sides[0]} to {sides[-1]} pixels a side stay in files; give size= to bring them to one size in memory'] + [f'skipped {len(bad)} unreadable file{"s"*(len(bad)>1)}: {some}']*bool(bad)
+    return [f'images of {sides[0]} to {sides[-1]} pixels a side {_stay}; give size= to bring them to one size in memory'] + [f'skipped {len(bad)} unreadable file{"s"*(len(bad)>1)}: {some}']*bool(bad)
 
 def _divided(s, parts, root): # the parts of a set that has a test folder
     at = {n:i for i,n in enumerate(s.names)}
