@@ -19,13 +19,14 @@ from .callback.distributed import Distributed
 from .views import Views, two_views
 from .backbones.create import create_backbone, to_channels_last
 
-# %% ../nbs/30_learner.ipynb #cdd0e6e3
+# %% ../nbs/30_learner.ipynb #5945b71d
 METHODS = {}
 
 class SSLMethod(Callback):
     "Base class of all methods: subclass it, and it is registered."
     run_valid = False
     views = two_views              # a class or function `(size, mean=, std=, ...) -> Views`
+    view_settings = {}             # what is different from its defaults, such as `dict(blur=.5)`
     recipe = dict(opt='adamw', lr=1e-3, wd=0.05, no_decay=True, warmup=10, epochs=200)   # see `fit_ssl`
     needs_labels = False           # labels take part in the loss
     batch_local = False            # official behaviour that looks at one process's batch only
@@ -222,12 +223,12 @@ def _float(o):
     if isinstance(o, dict): return {k:_float(v) for k,v in o.items()}
     return type(o)(_float(v) for v in o) if isinstance(o, (list,tuple)) else o
 
-# %% ../nbs/30_learner.ipynb #d00bc1f5
+# %% ../nbs/30_learner.ipynb #4c9b143c
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
-    kw = dict(mean=dls.mean, std=dls.std, **(v if isinstance(v, dict) else {}))
-    make = method.views if v is None or isinstance(v, dict) else v
-    return make(size, **kw)
+    kw = dict(mean=dls.mean, std=dls.std)
+    if v is None or isinstance(v, dict): return method.views(size, **{**kw, **method.view_settings, **(v or {})})
+    return v(size, **kw)
 
 def ssl_learner(
     dls, # from `ssl_dls`

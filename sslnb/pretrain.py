@@ -12,7 +12,7 @@ from .recipes import *
 from .runs import *
 from .runs import _merged
 
-# %% ../nbs/82b_pretrain.ipynb #bc01682a
+# %% ../nbs/82b_pretrain.ipynb #fe353cea
 def build(
     flat:dict, # a recipe
     cls=None, # a method class of your own
@@ -33,7 +33,7 @@ def build(
     flat = complete(flat, len(sets[0]), max(sets[0].size), torch.cuda.is_available(), cls)
     dls = ssl_dls(sets, **{**own, 'bs':flat['bs'], 'seed':flat['seed']})
     p,cls = split_recipe(flat, cls),cls or methods()[flat['method']]
-    make = partial(getattr(views, flat['views']) if flat['views'] else cls.views, **p['views'])
+    make = partial(getattr(views, flat['views']), **p['views']) if flat['views'] else partial(cls.views, **cls.view_settings)
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 
