@@ -29,7 +29,7 @@ def test_multi_crop_sees_every_resolution():
 
 
 def test_ablations_build_and_step():
-    for kw in (dict(n_layers=0, dim=64), dict(n_layers=1), dict(n_layers=3, leaky=False, bn=False), dict(fixed=True), dict(classes=[7,11]), dict(classes=12)):
+    for kw in (dict(n_layers=0, dim=64), dict(n_layers=1), dict(n_layers=3, leaky=False, bn=False), dict(fixed=True), dict(classes=[7,11]), dict(classes=12), dict(nn_aug=False)):
         m = SelfClassifier(hidden=32, **{'queue':300, **kw})
         learn = tiny(m).fit_ssl(1, opt='adamw', lr=1e-3)
         assert all(map(np.isfinite, learn.recorder.losses)), kw
