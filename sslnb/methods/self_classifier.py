@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['self_classifier_loss', 'SelfClassifierHead', 'SelfClassifier', 'from_official', 'to_official']
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #571016d0
+# %% ../../nbs/50_methods.self_classifier.ipynb #4235b943
 import math
+from functools import partial
 import torch
 from torch import nn, Tensor
 from fastcore.basics import store_attr
 from ..core import bare, rng
 from ..distributed import gather, local, all_mean
 from ..heads import ProjectionMLP, WNLinear, wn_to_new, wn_to_old
+from ..layouts import layout, mlp_of
 from ..memory import Queue, nearest_other
 from ..views import multi_crop
 from ..learner import SSLMethod
@@ -149,7 +151,7 @@ class SelfClassifier(SSLMethod):
         return min((i for i,c in enumerate(self.sizes) if c==self.sizes[0]), key=lambda i: r[i].item())
     def assign(self, out): return out['logits'][self.best()][0].argmax(1)
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #8d955df9
+# %% ../../nbs/50_methods.self_classifier.ipynb #6ffa4db2
 def from_official(
     sd:dict # an official state dict, with or without `module.`
 )->dict: # for `SSLModel` with a `SelfClassifierHead`, without queue
@@ -163,3 +165,9 @@ def to_official(
     "Translate our keys to those of the released Self-Classifier."
     own = ('head.queue','head.running','_extra_state')
     return wn_to_old({k.removeprefix('head.'):v for k,v in sd.items() if not k.startswith(own)})
+
+@layout('Self-Classifier')
+def _released(sd):
+    if 'cls_0.weight_g' not in sd: return None
+    sizes = [len(sd[f'cls_{i}.weight_g']) for i in range(sum(k.endswith('weight_g') for k in sd)) if f'cls_{i}.weight_g' in sd]
+    return from_official(sd), partial(SelfClassifierHead, classes=sizes, **mlp_of(sd, 'mlp_head.mlp.'))

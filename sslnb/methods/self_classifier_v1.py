@@ -6,14 +6,16 @@
 __all__ = ['self_classifier_v1_loss', 'orthogonal', 'SelfClassifierV1Head', 'SelfClassifierV1', 'from_official_v1',
            'to_official_v1']
 
-# %% ../../nbs/51_methods.self_classifier_v1.ipynb #5f5f4ae8
+# %% ../../nbs/51_methods.self_classifier_v1.ipynb #27e8983f
 import math
+from functools import partial
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from fastcore.basics import store_attr
 from ..distributed import gather, local, world_size
 from ..heads import ProjectionMLP
+from ..layouts import layout, mlp_of
 from ..views import two_views
 from ..learner import SSLMethod
 
@@ -92,7 +94,7 @@ class SelfClassifierV1(SSLMethod):
     def trivial(self): return math.log(self.n_clusters)*(1 if self.normalise_rows else self.n_clusters/self.rows)
     def assign(self, out): return out[0][:,0].argmax(1)
 
-# %% ../../nbs/51_methods.self_classifier_v1.ipynb #8a275f01
+# %% ../../nbs/51_methods.self_classifier_v1.ipynb #84a651b6
 def from_official_v1(
     sd:dict # an official state dict, with or without `module.`
 )->dict: # for `SSLModel` with a `SelfClassifierV1Head`
@@ -107,3 +109,9 @@ def to_official_v1(
     "Translate our keys to those of a released Self-Classifier of version 1."
     def old(k): return 'cls_'+k[9:] if k.startswith('head.cls.') else k.replace('head.mlp_head.mlp.', 'backbone.fc.', 1)
     return {old(k):v for k,v in sd.items() if k!='_extra_state'}
+
+@layout('Self-Classifier, version 1')
+def _released_v1(sd):
+    if 'cls_0' not in sd: return None
+    m = mlp_of(sd, 'backbone.fc.'); m.pop('bn')
+    return from_official_v1(sd), partial(SelfClassifierV1Head, classes=len(sd['cls_0']), n_classifiers=sum(k.startswith('cls_') for k in sd), **m)
