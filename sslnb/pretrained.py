@@ -61,7 +61,7 @@ def _flat(o, size, prefix='', depth=0): # nested dicts to dotted names; `size` o
             yield name, v.detach()
         elif v is None or type(v) in (int,float,bool,str): yield name, v
 
-# %% ../nbs/81b_pretrained.ipynb #6e00972f
+# %% ../nbs/81b_pretrained.ipynb #b2dd23c4
 def _look(path): # the usual accidents, before anything is unpickled
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; give the file in it')
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; download it first')
@@ -73,10 +73,10 @@ def _look(path): # the usual accidents, before anything is unpickled
     if head[:2]!=b'PK': return
     try: entries = zipfile.ZipFile(path).infolist()
     except Exception: raise ValueError(f'{path} is cut short or damaged ({size:,} bytes): its end is missing; download it again') from None
-    if any(e.compress_type!=zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries)>size:
-        raise ValueError(f'{path} is a compressed archive that would unpack to {sum(e.file_size for e in entries):,} bytes; torch writes checkpoints uncompressed. Unpack it yourself if you trust it')
     names = {e.filename.rsplit('/', 1)[-1] for e in entries}
     if 'constants.pkl' in names: raise ValueError(f'{path} is a TorchScript program and not a checkpoint; save its state_dict() where you trust it')
+    if any(e.compress_type!=zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries)>size:
+        raise ValueError(f'{path} is a compressed archive that would unpack to {sum(e.file_size for e in entries):,} bytes; torch writes checkpoints uncompressed. Unpack it yourself if you trust it')
     if 'data.pkl' not in names: raise ValueError(f'{path} is a zip archive without a checkpoint in it; unpack it and give the .pth file')
 
 # %% ../nbs/81b_pretrained.ipynb #fc8e96d7
