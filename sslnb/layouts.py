@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from .backbones.create import create_backbone, small_stem, _by_name
 
-# %% ../nbs/28_layouts.ipynb #62dde56d
+# %% ../nbs/28_layouts.ipynb #f34aa894
 LAYOUTS = {}
 
 def layout(
@@ -27,8 +27,9 @@ def network(
 )->dict: # name -> tensor
     "The tensors of the network, under the names it gives them: without wrappers, without the optimiser."
     sd = {k:v for k,v in flat.items() if torch.is_tensor(v)}
-    for p in ('state_dict.','model.','module.'):
-        if any(k.startswith(p) for k in sd): sd = {k[len(p):]:v for k,v in sd.items() if k.startswith(p)}
+    top = next((p for p in ('state_dict.','model.') if any(k.startswith(p) for k in sd)), '')
+    sd = {k[len(top):]:v for k,v in sd.items() if k.startswith(top)}
+    while sd and (p:=next((p for p in ('model.','module.') if all(k.startswith(p) for k in sd)), '')): sd = {k[len(p):]:v for k,v in sd.items()}
     return sd
 
 def recognise(

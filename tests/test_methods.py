@@ -36,6 +36,16 @@ def test_ablations_build_and_step():
         if kw.get('fixed'): assert not any(p.requires_grad for n,p in learn.model.named_parameters() if '.cls_' in n)
 
 
+def test_version_1_in_all_its_settings():
+    for kw in (dict(learnable=True), dict(n_layers=0), dict(n_layers=3, normalise_rows=True), dict(classes=300, dim=16), dict(batch_local=True, n_classifiers=1)):
+        learn = tiny(SelfClassifierV1(**{'hidden':32, 'n_classifiers':3, **kw}))
+        before = [w.clone() for w in learn.model.head.cls]
+        learn.fit_ssl(1, opt='adamw', lr=1e-3)
+        assert all(map(np.isfinite, learn.recorder.losses)), kw
+        assert all(torch.equal(a, b)!=kw.get('learnable', False) for a,b in zip(before, learn.model.head.cls)), kw
+        assert all(p.requires_grad==kw.get('learnable', False) for p in learn.model.head.cls)
+
+
 def test_bad_settings():
     for kw,words in ((dict(queue=100), 'longer than a batch'), (dict(queue=5000), 'the image itself'), (dict(classes=[1]), 'at least 2')):
         with pytest.raises(ValueError, match=words): tiny(SelfClassifier(**kw))
