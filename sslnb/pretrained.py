@@ -61,7 +61,7 @@ def _flat(o, size, prefix='', depth=0): # nested dicts to dotted names; `size` o
             yield name, v.detach()
         elif v is None or type(v) in (int,float,bool,str): yield name, v
 
-# %% ../nbs/81b_pretrained.ipynb #b2dd23c4
+# %% ../nbs/81b_pretrained.ipynb #fd99490f
 def _look(path): # the usual accidents, before anything is unpickled
     if path.is_dir(): raise IsADirectoryError(f'{path} is a folder; give the file in it')
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist; download it first')
@@ -71,13 +71,20 @@ def _look(path): # the usual accidents, before anything is unpickled
     if head.lstrip(b'\xef\xbb\xbf \t\r\n')[:1]==b'<': raise ValueError(f'{path} is a web page: the download page was saved in place of the file; open its address in a browser and download from there')
     if head.startswith(b'version https://git-lfs'): raise ValueError(f'{path} is a pointer to a file in Git LFS; fetch the file itself (git lfs pull)')
     if head[:2]!=b'PK': return
-    try: entries = zipfile.ZipFile(path).infolist()
+    try: z = zipfile.ZipFile(path)
     except Exception: raise ValueError(f'{path} is cut short or damaged ({size:,} bytes): its end is missing; download it again') from None
+    with z: _look_inside(path, z, size)
+
+def _look_inside(path, z, size):
+    entries = z.infolist()
     names = {e.filename.rsplit('/', 1)[-1] for e in entries}
     if 'constants.pkl' in names: raise ValueError(f'{path} is a TorchScript program and not a checkpoint; save its state_dict() where you trust it')
     if any(e.compress_type!=zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries)>size:
         raise ValueError(f'{path} is a compressed archive that would unpack to {sum(e.file_size for e in entries):,} bytes; torch writes checkpoints uncompressed. Unpack it yourself if you trust it')
     if 'data.pkl' not in names: raise ValueError(f'{path} is a zip archive without a checkpoint in it; unpack it and give the .pth file')
+    try: bad = any(e.CRC for e in entries) and z.testzip()               # checksums of zero: written without
+    except Exception: bad = 'an entry'
+    if bad: raise ValueError(f'{path} is damaged: {bad} does not match its checksum; download it again')
 
 # %% ../nbs/81b_pretrained.ipynb #fc8e96d7
 def _what(path, stubs): # file -> entries, name of the layout, tensors in our names, head

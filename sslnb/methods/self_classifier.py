@@ -74,7 +74,7 @@ class SelfClassifierHead(nn.Module):
             if self.nn_aug: z[0] = near
         return dict(out, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #84d8143c
+# %% ../../nbs/50_methods.self_classifier.ipynb #1a9bbaf8
 def _sizes(classes, n_classes, n, restarts):
     if classes is None:
         k = n_classes or max(10, min(1000, n//100))
@@ -125,15 +125,15 @@ class SelfClassifier(SSLMethod):
         self.each = ls.detach()
         return ls.mean()
     def trivial(self): return sum(map(math.log, self.sizes))/len(self.sizes)
-    def before_train(self): self.same = []
+    def before_train(self): self.same,self.known = [],self.dls.train.labels.to(self.dls.device)
     def after_batch(self):
         out,h,batch = self.pred['out'],bare(self.learn.model).head,self.yb[0]
         if self.columns and 'near' in out:
-            y = self.dls.train.labels
-            self.same.append((y[out['near'].to(y.device)].to(batch['y'])==batch['y'])[batch['y']>=0].float())
+            y = batch['y']
+            self.same.append(((self.known[out['near']]==y)&(y>=0)).sum()/(y>=0).sum().clamp(min=1))
         if h.queue is not None: h.queue.push(out['emb'], batch['idx'])
         h.running.lerp_(all_mean(self.each).to(h.running.dtype), 0.1 if bare(self.learn.model).step else 1.)
-    def after_train(self): self.row = dict(nn=all_mean(torch.cat(self.same).mean()).item()) if self.same else {}
+    def after_train(self): self.row = dict(nn=all_mean(torch.stack(self.same).mean()).item()) if self.same else {}
     def epoch_start(self):
         e = self.learn.epoch
         if self.renew and self.restarts>1 and 0<e<=0.7*self.learn.n_epoch and e%self.renew==0: self._renew(bare(self.learn.model))
