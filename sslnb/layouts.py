@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from .backbones.create import create_backbone, small_stem, _by_name
 
-# %% ../nbs/28_layouts.ipynb #f34aa894
+# %% ../nbs/28_layouts.ipynb #156f565b
 LAYOUTS = {}
 
 def layout(
@@ -36,6 +36,7 @@ def recognise(
     sd:dict # from `network`
 )->tuple: # name of the layout, tensors in our names, and how to build the head (None: that the file does not say)
     "Whose file it is."
+    if (empty:=[k for k,v in sd.items() if not v.numel()]): raise ValueError(f'no numbers in {_some(empty)}')
     for name,f in LAYOUTS.items():
         if (found:=f(sd)) is not None: return (name, *found)
     if any(k.startswith('head.') for k in sd): return 'sslnb', sd, None

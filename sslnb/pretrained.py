@@ -15,7 +15,7 @@ from .core import bare
 from .layouts import network, recognise, backbone_of, check_fit, weights
 from .learner import SSLModel, SSLLearner, methods
 
-# %% ../nbs/81b_pretrained.ipynb #43de75fe
+# %% ../nbs/81b_pretrained.ipynb #e774794c
 class _Stub:
     "Stands for a pickled object; takes everything, keeps nothing, does nothing."
     def __new__(cls, *args, **kwargs): return object.__new__(cls)
@@ -37,7 +37,8 @@ def read_checkpoint(
         except Exception as e: raise ValueError(f'{path} is no safetensors file, or it is damaged: {_line(e)}') from None
     out = _load(path, (*STUBS, *stubs))
     if not isinstance(out, dict): raise ValueError(f'{path} holds a {type(out).__name__}; expected a dict of tensors')
-    return dict(_flat(out, path.stat().st_size))
+    try: return dict(_flat(out, path.stat().st_size))
+    except ValueError as e: raise ValueError(f'{path}: {e}') from None
 
 def _line(e): return (str(e).splitlines() or [type(e).__name__])[0][:200]
 
@@ -86,16 +87,17 @@ def _look_inside(path, z, size):
     except Exception: bad = 'an entry'
     if bad: raise ValueError(f'{path} is damaged: {bad} does not match its checksum; download it again')
 
-# %% ../nbs/81b_pretrained.ipynb #fc8e96d7
+# %% ../nbs/81b_pretrained.ipynb #22813c5c
 def _what(path, stubs): # file -> entries, name of the layout, tensors in our names, head
     methods()                                                            # they know the layouts
     flat = read_checkpoint(path, stubs)
     try: return flat, *recognise(network(flat))
     except ValueError as e: raise ValueError(f'{path}: {e}') from None
+    except Exception as e: raise ValueError(f'{path}: its tensors are not what their names say ({type(e).__name__}: {_line(e)})') from None
 
 def load_official(
     path, # a released file
-    backbone:nn.Module|None=None, # the network, where it is neither a ResNet of torchvision's nor one of ours
+    backbone:nn.Module|str|None=None, # the network or its name, where it is neither a ResNet of torchvision's nor one of ours
     stubs:tuple=(), # see `read_checkpoint`
     **settings # of the head, where the file does not show them
 )->SSLModel: # in eval mode; `meta` says what the file was. `model.backbone` is ready for `export_backbone`

@@ -317,6 +317,10 @@ def put(key, f): return lambda sd: sd.update({key: f(sd.get(key))})
 def test_what_does_not_fit_is_said(save, net, words, change): wrong(save, net, words, change)
 
 
+@pytest.mark.parametrize('change', (put('cls_0.weight_g', lambda v: torch.tensor(1.)), put('mlp_head.mlp.0.weight', lambda v: v[:0]), put('cls_1.weight_g', lambda v: v[:0]), put('mlp_head.mlp.3.weight', lambda v: v[0])))
+def test_odd_shapes(save, net, change): wrong(save, net, (), change)
+
+
 def test_no_network_in_it(save):
     path = save(dict(epoch=3, a=torch.ones(2,3)))
     with pytest.raises(ValueError, match='no network in it: a'): load_official(path)
