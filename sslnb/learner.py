@@ -26,6 +26,7 @@ class SSLMethod(Callback):
     "Base class of all methods: subclass it, and it is registered."
     run_valid = False
     views = two_views              # a class or function `(size, mean=, std=, ...) -> Views`
+    view_settings = {}             # what is different from its defaults, such as `dict(blur=.5)`
     recipe = dict(opt='adamw', lr=1e-3, wd=0.05, no_decay=True, warmup=10, epochs=200)   # see `fit_ssl`
     needs_labels = False           # labels take part in the loss
     batch_local = False            # official behaviour that looks at one process's batch only
@@ -225,9 +226,9 @@ def _float(o):
 # %% ../nbs/30_learner.ipynb #db50e8a2
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
-    kw = dict(mean=dls.mean, std=dls.std, **(v if isinstance(v, dict) else {}))
-    make = method.views if v is None or isinstance(v, dict) else v
-    return make(size, **kw)
+    kw = dict(mean=dls.mean, std=dls.std)
+    if v is None or isinstance(v, dict): return method.views(size, **{**kw, **method.view_settings, **(v or {})})
+    return v(size, **kw)
 
 def ssl_learner(
     dls, # from `ssl_dls`

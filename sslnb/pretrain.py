@@ -40,7 +40,7 @@ def build(
     sets = [_at_hand(x, flat['size']) for x in sets]
     dls = ssl_dls(sets, **{**own, 'bs':flat['bs'], 'seed':flat['seed']})
     p,cls = split_recipe(flat, cls),cls or methods()[flat['method']]
-    make = partial(getattr(views, flat['views']) if flat['views'] else cls.views, **p['views'])
+    make = partial(getattr(views, flat['views']), **p['views']) if flat['views'] else partial(cls.views, **cls.view_settings)
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 

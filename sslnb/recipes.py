@@ -84,7 +84,7 @@ def signature(
     if (to:=_delegate(fn)): out = {**out, **{k:v for k,v in signature(to[0], part).items() if k not in out and k not in to[1]}}
     return out
 
-# %% ../nbs/80_recipes.ipynb #43496acb
+# %% ../nbs/80_recipes.ipynb #63105572
 @dataclass
 class MethodInfo:
     "What the source says of a method."
@@ -93,6 +93,7 @@ class MethodInfo:
     keys:dict # its keywords, name -> `Key`
     views:str # name of its view set, '' where that cannot be told from the source
     recipe:dict # its own training recipe
+    look:dict # what it wants otherwise in its views
 
 def _attr(node, name, default): # a class attribute, looked for in the class and its bases
     for o in node.body:
@@ -102,6 +103,10 @@ def _attr(node, name, default): # a class attribute, looked for in the class and
         except LookupError: continue
         if found is not None: return found
     return default
+
+def _flat(node): # the dict that `dict(a=1)` or `{'a':1}` stands for
+    if isinstance(node, ast.Call): return {k.arg:_value(k.value) for k in node.keywords if k.arg}
+    return dict(_value(node)) if isinstance(node, ast.Dict) else {}
 
 def _is_method(node):
     names = [ast.unparse(b) for b in node.bases]
@@ -126,15 +131,14 @@ def method_info(
     known = {_bare(n):n for n in method_names()}
     name = choose(_bare(name), known, 'method')
     node = _find(name)[1]
-    views,recipe = _attr(node, 'views', None),_attr(node, 'recipe', None)
+    views = _attr(node, 'views', None)
     views = '' if views is None else ast.unparse(views.args[0] if isinstance(views, ast.Call) and views.args else views)
-    recipe = {k.arg:_value(k.value) for k in recipe.keywords if k.arg} if isinstance(recipe, ast.Call) else dict(_value(recipe) if isinstance(recipe, ast.Dict) else {})
-    return MethodInfo(name, (ast.get_docstring(node) or '').split('\n')[0], signature(name, 'method'), views if views in view_sets else '', recipe)
+    return MethodInfo(name, (ast.get_docstring(node) or '').split('\n')[0], signature(name, 'method'), views if views in view_sets else '', _flat(_attr(node, 'recipe', None)), _flat(_attr(node, 'view_settings', None)))
 
 view_sets = ('two_views','k_views','multi_crop','rotations')
 def _bare(s): return str(s).lower().replace('_','').replace('-','')
 
-# %% ../nbs/80_recipes.ipynb #2461dc1e
+# %% ../nbs/80_recipes.ipynb #45069b9c
 def _rename(keys, names): return {names[k]: replace(v, name=names[k]) for k,v in keys.items() if k in names}
 
 def keys_of(
@@ -148,6 +152,7 @@ def keys_of(
     learner['views'] = replace(learner['views'], doc=f"view set, by default the method's own: {', '.join(view_sets)}")
     info = method_info(method) if isinstance(method, str) else live_info(method)
     look = {k:v for k,v in signature(views or info.views, 'views').items() if k not in ('size','mean','std')} if views or info.views else {}
+    if views in ('',info.views): look = {k:replace(v, default=info.look.get(k, v.default)) for k,v in look.items()}
     kind = lambda v: '' if v is None else 'float|None' if isinstance(v, float) else type(v).__name__
     fit = {k:replace(v, type=kind(v.default), default=info.recipe.get(k, v.default)) for k,v in signature('RECIPE', 'fit').items()}
     out = {}
@@ -161,7 +166,7 @@ def live_info(
     ps = inspect.signature(cls).parameters.values()
     keys = {p.name:Key(p.name, 'method', '', None if p.default is p.empty else p.default) for p in ps if p.kind not in (p.VAR_KEYWORD,p.VAR_POSITIONAL)}
     name = getattr(cls.views, '__name__', '')
-    return MethodInfo(cls.__name__, (cls.__doc__ or '').split('\n')[0], keys, name if name in view_sets else '', dict(cls.recipe))
+    return MethodInfo(cls.__name__, (cls.__doc__ or '').split('\n')[0], keys, name if name in view_sets else '', dict(cls.recipe), dict(cls.view_settings))
 
 # %% ../nbs/80_recipes.ipynb #bba403f1
 def check_keys(

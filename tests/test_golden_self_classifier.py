@@ -1,8 +1,7 @@
-"""Self-Classifier beside the official code: loss, model, queue, layout.
+"""Self-Classifier, both versions, beside the official code: losses, models, queue, layout.
 
 Families of README-self-classifier.md that are tested elsewhere: schedule, epoch_schedule, param_groups, clip (test_golden_optim.py); mlp, vit,
-resnet18_cifar (test_golden_backbones.py); knn, cluster_*, class_entropy_v1, grid, cifar100_to_20 (test_golden_evaluate.py). Not here: `loss_v1` and
-`model_v1`, the first version of the paper, which is another system and no part of the library yet.
+resnet18_cifar (test_golden_backbones.py); knn, cluster_*, class_entropy_v1, grid, cifar100_to_20 (test_golden_evaluate.py).
 """
 import numpy as np, pytest, torch
 from torch import nn
@@ -12,6 +11,7 @@ from sslnb.distributed import rank, run_ranks
 from sslnb.learner import SSLModel
 from sslnb.memory import Queue, nearest_other
 from sslnb.methods.self_classifier import SelfClassifierHead, from_official, self_classifier_loss, to_official
+from sslnb.methods.self_classifier_v1 import SelfClassifierV1Head, from_official_v1, orthogonal, self_classifier_v1_loss, to_official_v1
 
 D = golden('self_classifier')
 M = meta(D)
@@ -60,18 +60,22 @@ class StandIn(nn.Module):
     def forward(self, x): return self.bn(self.conv(x)).relu().mean((2,3))
 
 
+def fill(sd, keys, seed):
+    "A state dict in the official layout, filled by the rule, which goes by the official order of entries."
+    want = layout(str(keys))
+    assert {k:tuple(v.shape) for k,v in sd.items()}==want
+    class InOrder:
+        def state_dict(self): return {k:sd[k] for k in want}
+        def load_state_dict(self, new): sd.update(new)
+    fill_normal(InOrder(), seed)
+    return sd
+
+
 def filled(m):
     "Our model with the weights of the golden model."
     model = SSLModel(StandIn(m['bb']), SelfClassifierHead(m['bb'], m['cls'], m['dim'], m['h'], m['nh'], m['use_bn']))
     sd = to_official(model.state_dict())
-    want = layout(str(D['model/keys']))
-    assert {k:tuple(v.shape) for k,v in sd.items()}==want
-
-    class InOrder:                                      # the fill rule goes by the official order of entries
-        def state_dict(self): return {k:sd[k] for k in want}
-        def load_state_dict(self, new): sd.update(new)
-    fill_normal(InOrder(), m['fill_seed'])
-    missing = model.load_state_dict(from_official(sd), strict=False)
+    missing = model.load_state_dict(from_official(fill(sd, D['model/keys'], m['fill_seed'])), strict=False)
     assert not missing.unexpected_keys and set(missing.missing_keys)<={'head.running','_extra_state'}
     return model
 
@@ -124,3 +128,37 @@ def test_layout_of_the_release():
         model = SSLModel(bb, SelfClassifierHead(want['mlp_head.mlp.0.weight'][1], sizes, dim, hidden, 2))
     assert {k:tuple(v.shape) for k,v in to_official(model.state_dict()).items()}==want
     assert sum(p.numel() for p in model.parameters())==M['layout/train_800ep']['params']
+
+
+@pytest.mark.parametrize('rows', (0, 1))
+def test_loss_v1(rows):
+    n = len(M['loss_v1']['C'])
+    xs = [[T(D[f'loss_v1/logits{c}_view{v}']).clone().requires_grad_() for v in (0,1)] for c in range(n)]
+    assert [x.shape for x,_ in xs]==[(M['loss_v1']['B'], c) for c in M['loss_v1']['C']]
+    loss = torch.stack([self_classifier_v1_loss(*x, normalise_rows=bool(rows)) for x in xs]).mean(); loss.backward()
+    p = f'loss_v1/normalize_rows_{rows}'
+    assert abs(loss.item()-float(D[f'{p}/loss']))<2e-6*max(1,abs(loss.item()))
+    for c,x in enumerate(xs):
+        for v in (0,1): np.testing.assert_allclose(x[v].grad.numpy(), D[f'{p}/grad{c}_view{v}'], atol=2e-6, rtol=1e-4)
+    if len(set(M['loss_v1']['C']))==1:                  # all classifiers in one call
+        whole = self_classifier_v1_loss(*(torch.stack([x[v] for x in xs], 1) for v in (0,1)), normalise_rows=bool(rows))
+        assert abs(whole.item()-loss.item())<2e-6*max(1,abs(loss.item()))
+
+
+def test_model_v1():
+    m,keys = M['model_v1'],layout(str(D['model_v1/keys']))
+    width = keys['backbone.conv.weight'][0]
+    model = SSLModel(StandIn(width), SelfClassifierV1Head(width, m['cls_size'], m['num_cls'], m['dim'], m['hidden'], m['num_hidden']+1, m['tau']))
+    sd = fill(to_official_v1(model.state_dict()), D['model_v1/keys'], m['fill_seed'])
+    assert not model.load_state_dict(from_official_v1(sd), strict=False).unexpected_keys
+    names = sorted(k for k in D if k.startswith('model_v1/view'))
+    with torch.no_grad(): out = model.eval()([T(D[k]) for k in names], {})['out']
+    for k,o in zip(names, out): np.testing.assert_allclose(o.transpose(0,1).numpy(), D[k.replace('/view', '/out_view')], atol=1e-5)
+    np.testing.assert_allclose(out[0][:,0].numpy(), D['model_v1/single'], atol=1e-5)
+
+
+def test_orthogonal_classifiers_v1():
+    official = T(D['model_v1/cls0_orthogonal'])
+    for w in (official, orthogonal(*official.shape)):   # the draws differ, the law does not
+        n,d = w.shape
+        np.testing.assert_allclose((w@w.T if n<=d else w.T@w).numpy(), np.eye(min(n,d)), atol=1e-5)

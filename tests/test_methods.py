@@ -29,11 +29,21 @@ def test_multi_crop_sees_every_resolution():
 
 
 def test_ablations_build_and_step():
-    for kw in (dict(n_layers=0, dim=64), dict(n_layers=1), dict(n_layers=3, leaky=False, bn=False), dict(fixed=True), dict(classes=[7,11]), dict(classes=12)):
+    for kw in (dict(n_layers=0, dim=64), dict(n_layers=1), dict(n_layers=3, leaky=False, bn=False), dict(fixed=True), dict(classes=[7,11]), dict(classes=12), dict(nn_aug=False)):
         m = SelfClassifier(hidden=32, **{'queue':300, **kw})
         learn = tiny(m).fit_ssl(1, opt='adamw', lr=1e-3)
         assert all(map(np.isfinite, learn.recorder.losses)), kw
         if kw.get('fixed'): assert not any(p.requires_grad for n,p in learn.model.named_parameters() if '.cls_' in n)
+
+
+def test_version_1_in_all_its_settings():
+    for kw in (dict(learnable=True), dict(n_layers=0), dict(n_layers=3, normalise_rows=True), dict(classes=300, dim=16), dict(batch_local=True, n_classifiers=1)):
+        learn = tiny(SelfClassifierV1(**{'hidden':32, 'n_classifiers':3, **kw}))
+        before = [w.clone() for w in learn.model.head.cls]
+        learn.fit_ssl(1, opt='adamw', lr=1e-3)
+        assert all(map(np.isfinite, learn.recorder.losses)), kw
+        assert all(torch.equal(a, b)!=kw.get('learnable', False) for a,b in zip(before, learn.model.head.cls)), kw
+        assert all(p.requires_grad==kw.get('learnable', False) for p in learn.model.head.cls)
 
 
 def test_bad_settings():

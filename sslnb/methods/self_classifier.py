@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['self_classifier_loss', 'SelfClassifierHead', 'SelfClassifier', 'from_official', 'to_official']
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #571016d0
+# %% ../../nbs/50_methods.self_classifier.ipynb #4235b943
 import math
+from functools import partial
 import torch
 from torch import nn, Tensor
 from fastcore.basics import store_attr
 from ..core import bare, rng
 from ..distributed import gather, local, all_mean
 from ..heads import ProjectionMLP, WNLinear, wn_to_new, wn_to_old
+from ..layouts import layout, mlp_of
 from ..memory import Queue, nearest_other
 from ..views import multi_crop
 from ..learner import SSLMethod
@@ -39,7 +41,7 @@ def self_classifier_loss(
     total = ((every-t[:,:g])*logp[:,:g]).sum() + (glob*logp[:,g:]).sum()
     return -total/(B*(V*(V-1)-(V-g)*(V-g-1)))
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #f374945b
+# %% ../../nbs/50_methods.self_classifier.ipynb #c3f0b6f3
 class SelfClassifierHead(nn.Module):
     "Perceptron to the unit sphere, and classifiers on it."
     def __init__(self,
@@ -51,22 +53,26 @@ class SelfClassifierHead(nn.Module):
         bn:bool=True, # batch norm in the perceptron
         leaky:bool=True, # leaky ReLU in the perceptron
         fixed:bool=False, # leave the classifiers as they were drawn
-        queue:int=0 # length of the neighbour queue, 0 for none
+        queue:int=0, # length of the neighbour queue, 0 for none
+        nn_aug:bool=True # replace the first view by its neighbour; False: only look it up
     ):
         super().__init__()
         self.mlp_head = ProjectionMLP(n_in, dim, hidden, n_layers, bn, leaky)
         dim = self.mlp_head.n_out
         for i,c in enumerate(classes): setattr(self, f'cls_{i}', WNLinear(dim, c, fixed))
         self.n = len(classes)
-        self.queue = Queue(queue, dim) if queue else None
+        self.queue,self.nn_aug = Queue(queue, dim) if queue else None,nn_aug
         self.register_buffer('running', torch.zeros(len(classes)))       # running loss of each classifier
     def embed(self, features): return self.mlp_head(features)
     def classify(self, z): return [getattr(self, f'cls_{i}')(z) for i in range(self.n)]
     def forward(self, features:list, batch:dict):
         z = list(self.embed(torch.cat([f['out'] if isinstance(f, dict) else f for f in features])).split([len(f) for f in features]))
-        own = z[0].detach()
-        if self.training and self.queue is not None and self.queue.full: z[0] = nearest_other(self.queue, own, batch['idx'])[0]
-        return dict(emb=own, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
+        out = dict(emb=z[0].detach())
+        if self.training and self.queue is not None and self.queue.full:
+            near,at = nearest_other(self.queue, out['emb'], batch['idx'])
+            out['near'] = self.queue.indices[at]
+            if self.nn_aug: z[0] = near
+        return dict(out, logits=[l.view(len(z), -1, l.shape[1]) for l in self.classify(torch.cat(z))])
 
 # %% ../../nbs/50_methods.self_classifier.ipynb #dcd7b52a
 def _sizes(classes, n_classes, n, restarts):
@@ -104,23 +110,30 @@ class SelfClassifier(SSLMethod):
         col_tau:float=0.05, # temperature of the softmax over images
         eps:float=1e-12, # floor inside the loss
         queue:int|None=None, # length of the neighbour queue; 0 for none; by default from the number of images
+        nn_aug:bool=True, # replace the first view by its neighbour in the queue; False: only watch the neighbours
         fixed:bool=False # leave the classifiers as they were drawn
     ): store_attr()
     def setup(self, dls, backbone):
         self.sizes = _sizes(self.classes, dls.n_classes, dls.n, self.restarts)
         self.queue_length = _queue(self.queue, dls.n, dls.bs)
-        self.n_clusters = self.sizes[0]
+        self.n_clusters,self.row = self.sizes[0],{}
+        self.columns = ('nn',) if self.queue_length and dls.labelled else ()
     def head(self, n_in):
-        return SelfClassifierHead(n_in, self.sizes, self.dim, self.hidden, self.n_layers, self.bn, self.leaky, self.fixed, self.queue_length)
+        return SelfClassifierHead(n_in, self.sizes, self.dim, self.hidden, self.n_layers, self.bn, self.leaky, self.fixed, self.queue_length, self.nn_aug)
     def loss(self, out, batch):
         ls = torch.stack([self_classifier_loss(l, self.row_tau, self.col_tau, self.eps) for l in out['logits']])
         self.each = ls.detach()
         return ls.mean()
     def trivial(self): return sum(map(math.log, self.sizes))/len(self.sizes)
+    def before_train(self): self.same,self.known = [],self.dls.train.labels.to(self.dls.device)
     def after_batch(self):
-        out,h = self.pred['out'],bare(self.learn.model).head
-        if h.queue is not None: h.queue.push(out['emb'], self.yb[0]['idx'])
+        out,h,batch = self.pred['out'],bare(self.learn.model).head,self.yb[0]
+        if self.columns and 'near' in out:
+            y = batch['y']
+            self.same.append(((self.known[out['near']]==y)&(y>=0)).sum()/(y>=0).sum().clamp(min=1))
+        if h.queue is not None: h.queue.push(out['emb'], batch['idx'])
         h.running.lerp_(all_mean(self.each).to(h.running.dtype), 0.1 if bare(self.learn.model).step else 1.)
+    def after_train(self): self.row = dict(nn=all_mean(torch.stack(self.same).mean()).item()) if self.same else {}
     def epoch_start(self):
         e = self.learn.epoch
         if self.renew and self.restarts>1 and 0<e<=0.7*self.learn.n_epoch and e%self.renew==0: self._renew(bare(self.learn.model))
@@ -139,7 +152,7 @@ class SelfClassifier(SSLMethod):
     def assign(self, out): return out['logits'][self.best()][0].argmax(1)
     def cluster_logits(self, out): return out['logits'][self.best()][0]/self.row_tau
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #8d955df9
+# %% ../../nbs/50_methods.self_classifier.ipynb #6ffa4db2
 def from_official(
     sd:dict # an official state dict, with or without `module.`
 )->dict: # for `SSLModel` with a `SelfClassifierHead`, without queue
@@ -153,3 +166,9 @@ def to_official(
     "Translate our keys to those of the released Self-Classifier."
     own = ('head.queue','head.running','_extra_state')
     return wn_to_old({k.removeprefix('head.'):v for k,v in sd.items() if not k.startswith(own)})
+
+@layout('Self-Classifier')
+def _released(sd):
+    if 'cls_0.weight_g' not in sd: return None
+    sizes = [len(sd[f'cls_{i}.weight_g']) for i in range(sum(k.endswith('weight_g') for k in sd)) if f'cls_{i}.weight_g' in sd]
+    return from_official(sd), partial(SelfClassifierHead, classes=sizes, **mlp_of(sd, 'mlp_head.mlp.'))
