@@ -12,7 +12,7 @@ from .recipes import *
 from .runs import *
 from .runs import _merged
 
-# %% ../nbs/82b_pretrain.ipynb #f0b34489
+# %% ../nbs/82b_pretrain.ipynb #5ae3b1da
 def _at_hand(s, size, most=4e9): # small views need no photographs: images in files are brought near the views' size, in memory, where they fit
     from sslnb.data.files import FileSet
     fits = isinstance(s, FileSet) and size<=96 and len(s)*s.channels*96*96<=most
@@ -41,6 +41,7 @@ def build(
     dls = ssl_dls(sets, **{**own, 'bs':flat['bs'], 'seed':flat['seed']})
     p,cls = split_recipe(flat, cls),cls or methods()[flat['method']]
     make = partial(getattr(views, flat['views']), **p['views']) if flat['views'] else partial(cls.views, **cls.view_settings)
+    for k in ('init','init_head'): p['learner'].pop(k, None)          # for a new run, see `pretrain`
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 
@@ -159,7 +160,7 @@ def _again(flat, path):
     if _rank()==0: print(f'{path} is finished\n\n{scores_table(run.scores)}')
     return run
 
-# %% ../nbs/82b_pretrain.ipynb #c643878e
+# %% ../nbs/82b_pretrain.ipynb #8dec483b
 def _meet(flat, path): # all processes learn what the first one knows
     import torch.distributed as dist
     from sslnb.distributed import setup, world_size
@@ -180,6 +181,9 @@ def _run(flat, path, cls, progress):
     if not progress: learn.logger = lambda *a: None
     say(f"{flat['method']} on {learn.dls.train.ds}, {len(learn.dls.valid.ds)} held out; {flat['backbone']} at {flat['size']} pixels, {flat['epochs']} epochs, seed {flat['seed']}, {learn.dls.device.type}")
     say(f"{path}: {'going on' if going else 'a new run'}")
+    if flat.get('init') and not going:
+        from sslnb.pretrained import init_from
+        init_from(learn, flat['init'], flat.get('init_head', True))
     before = None
     if is_main():
         save_recipe(flat, path/'recipe.yml', keys_of(cls or flat['method'], flat['views'] or ''))

@@ -115,12 +115,12 @@ def load_official(
     if getattr(bb, 'created', {}).get('size')==224: bb.meta = dict(mean=(.485,.456,.406), std=(.229,.224,.225))
     return model.eval()
 
-# %% ../nbs/81b_pretrained.ipynb #5126a09f
+# %% ../nbs/81b_pretrained.ipynb #d1c5b625
 _MEMORY = ('head.queue.','head.running','head.bank')
 
 def init_from(
     learn:SSLLearner, # not under way
-    init, # a released file, a `checkpoint.pt`, or a `backbone.safetensors`
+    init:str|Path|None, # a released file, a `checkpoint.pt`, or a `backbone.safetensors` to begin with
     init_head:bool|str=True, # `True`: the whole head, where the file has one; `'mlp'`: its perceptron without classifiers; `False`: the backbone alone
     stubs:tuple=() # see `read_checkpoint`
 )->SSLLearner:

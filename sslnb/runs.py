@@ -14,7 +14,7 @@ from .recipes import *
 from .recipes import package, Text
 from .rules import *
 
-# %% ../nbs/81_runs.ipynb #8ff41788
+# %% ../nbs/81_runs.ipynb #db5ca093
 @dataclass
 class Run:
     "A run: its folder, its recipe, and its scores where it is finished."
@@ -49,6 +49,13 @@ def _check_data(data, dry=False): # a name, or a folder's full path
     if os.sep in data or data.startswith(('.','~')): raise FileNotFoundError(f'{data} is not a folder; expected a folder of images, or a name: {", ".join(known_data())}')
     choose(data, known_data(), 'data set (and no folder of that name)')
 
+def _full(k, v): # the value of a key; files and folders by their full path, so that a run can be taken up from anywhere
+    if k not in ('init','root','few') or not isinstance(v, (str,Path)): return v
+    p = Path(v).expanduser()
+    if p.exists(): return str(p.resolve())
+    if k!='few': raise FileNotFoundError(f'{k}={v}: there is no such {"file" if k=="init" else "folder"}')
+    return str(v)
+
 def _unfinished(p): return (p/'recipe.yml').exists() and not (p/'scores.json').exists()
 
 def _free(base): # a folder that is not there yet: base, base-2, base-3, ...
@@ -81,12 +88,12 @@ def save_recipe(
     "Write a recipe, whole or not at all."
     with whole_file(path) as tmp: tmp.write_text(recipe_text(flat, keys), encoding='utf-8')
 
-# %% ../nbs/81_runs.ipynb #38e3506f
+# %% ../nbs/81_runs.ipynb #e302dcaf
 def _given(given, recipe, cls=None, dry=False): # the run as far as it can be told before the data is opened
     base = recipe or ('digits' if given.get('data','digits')=='digits' and given.get('method','SelfClassifier')=='SelfClassifier' else 'small')
     whole = {'data':'digits', 'method':'SelfClassifier', 'seed':0, **load_recipe(base, given, cls)}
     first = {k:whole[k] for k in ('data','method','seed')} | {'data':_check_data(str(whole['data']), dry)}
-    return {'recipe': base if base in recipes() else str(Path(base).resolve()), **first, **{k:v for k,v in given.items() if k not in first}}
+    return {'recipe': base if base in recipes() else str(Path(base).resolve()), **first, **{k:_full(k, v) for k,v in given.items() if k not in first}}
 
 def _merged(flat, cls=None): # with what it builds on
     base,own = flat.get('recipe'),{k:v for k,v in flat.items() if k!='recipe'}
@@ -97,7 +104,7 @@ def _merged(flat, cls=None): # with what it builds on
 def _saved(path, given): # the recipe of a run, which what is given must not contradict
     flat,whole = read_recipe(path/'recipe.yml'),load_recipe(path/'recipe.yml')
     for k,v in given.items():
-        v = _check_data(str(v)) if k=='data' else v
+        v = _check_data(str(v)) if k=='data' else _full(k, v)
         if k not in whole or whole[k]!=v: raise ValueError(f'{path} was made with {k}={whole.get(k)!r}, now it is {v!r}; resume without it, or start a new run without --resume')
     return flat
 
