@@ -17,7 +17,7 @@ from fastai.callback.core import Callback
 # %% ../nbs/84_all.ipynb #2f9994cf
 _ROOMS = '''core distributed optim data.sets data.loader augment.pipeline views backbones.small backbones.create heads measures memory learner
 callback.distributed callback.precision callback.health callback.checkpoint fit evaluate.features evaluate.knn evaluate.linear evaluate.cluster
-evaluate.pictures evaluate.report callback.knn testing recipes pretrain export'''.split()
+evaluate.pictures evaluate.report callback.knn testing recipes pretrain export networks embed formats clustering scores'''.split()
 
 def _names():
     "Public names of every room and of every method."

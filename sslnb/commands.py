@@ -56,7 +56,7 @@ def _read(p, argv): # the options as keywords
     o = vars(a); _prepare()
     return o.pop('SOURCE'), {k:v for k,v in o.items() if v is not None}
 
-# %% ../nbs/83b_commands.ipynb #5c67ee20
+# %% ../nbs/83b_commands.ipynb #5425ecec
 def cluster_(argv):
     "sslnb cluster SOURCE"
     p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the run; of k-means on the features where it has none, or with --k.',
@@ -94,7 +94,8 @@ def evaluate_(argv):
     p = _parser('evaluate', 'Judge a network by labels: those of its own images, or of others (transfer).\nRaw pixels and the same network before training stand beside it. Writes nothing without --out.',
                 ['runs/photos','runs/photos --protocol all --out scores.json','backbone.safetensors --data flowers/ --protocol knn --labels 1%','runs/cifar100 --protocol cluster --superclasses cifar100_20'])
     p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means [fast]')
-    p.add_argument('--superclasses', metavar='NAME', help='coarser labels for clusters: cifar100_20, or a file of lines label,superclass')
+    p.add_argument('--superclasses', metavar='NAME', help='coarser labels for clusters: cifar100_20; a file of lines label,superclass; or with --hierarchy entity13, entity30, living17, nonliving26 or a depth')
+    p.add_argument('--hierarchy', metavar='FOLDER', help='files of BREEDS: class_hierarchy.txt and its like')
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
     p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01 [all]')
     p.add_argument('--epochs', type=_int, default=100, metavar='INT', help='of the linear protocol [100]')

@@ -15,8 +15,8 @@ from .core import whole_file
 from .evaluate.features import Features
 from .networks import Network, open_backbone
 
-# %% ../nbs/82e_embed.ipynb #06893c6c
-@dataclass(eq=False)
+# %% ../nbs/82e_embed.ipynb #cfa14f64
+@dataclass(eq=False, repr=False)
 class Embedded(Features):
     "Features that know which image each row is, and which network made them."
     source:str='' # the network
@@ -56,7 +56,7 @@ class Embedded(Features):
         i,n = self.order[idx],len(self.train)
         return torch.stack([self.train_images[j] if j<n else self.test_images[j-n] for j in i.tolist()])
 
-# %% ../nbs/82e_embed.ipynb #d6ab675b
+# %% ../nbs/82e_embed.ipynb #8cbf4f2e
 def _names(s, data, part): # paths below the folder, also where it has train and test folders
     if not s.names: return None
     tops = ('','train') if part=='train' else ('','test','val','valid','validation')
@@ -64,17 +64,22 @@ def _names(s, data, part): # paths below the folder, also where it has train and
     return [f'{top}/{n}' if top else str(n) for n in s.names]
 
 def _sets(net, data): # train and test images, and where they come from
-    flat = net.learn and getattr(net.learn, 'recipe', None) or {}
-    if data is None and net.learn is None: raise ValueError(f'{net.name} has no images of its own; give data: a folder of images, or the name of a data set')
-    if data is None: return (net.learn.dls.train.ds, net.learn.dls.valid.ds), flat.get('data')
-    from sslnb.data.sets import image_sets
-    sets = image_sets(data, size=net.size) if isinstance(data, (str,Path)) else image_sets(data)
+    if data is None and net.learn is None: raise ValueError(f'{net.name} has no images of its own; give data (--data): a folder of images, or the name of a data set')
+    if net.learn and (data is None or _same(data, net.data)): return (net.learn.dls.train.ds, net.learn.dls.valid.ds), net.data
+    from sslnb.data.sets import ImageSet, image_sets
+    whole = isinstance(data, (str,Path)) and not hasattr(ImageSet, 'at')           # bring files to the network's size
+    sets = image_sets(data, size=net.size) if whole else image_sets(data)
     for note in sets[0].notes: print(f'{sets[0].name}: {note}')
+    if (a:=sets[0]).channels!=net.in_chans: print(f"{a.name}: {'grey images are repeated for a colour network' if a.channels==1 else 'colour images are shown in grey to a network that was made for grey ones'}")
     return sets, data
+
+def _same(a, b): # whether two names are of the same folder or data set
+    text = lambda o: isinstance(o, (str,Path))
+    return text(a) and text(b) and (str(a)==str(b) or Path(a).is_dir() and Path(a).expanduser().resolve()==Path(b).resolve())
 
 def _at(s, size): return s.at(size) if hasattr(s, 'at') else s.images
 
-# %% ../nbs/82e_embed.ipynb #44c1a42c
+# %% ../nbs/82e_embed.ipynb #6d77d9b6
 def embed(
     source, # what `open_backbone` takes, or a file of `save_features`
     data=None, # a folder, the name of a data set, arrays, ...; None: the images that a run was trained on
@@ -84,16 +89,23 @@ def embed(
     "Clean features of train and test images, with the network's own clusters where it has some."
     if str(source).endswith('.npz'): return load_features(source, data)
     net = open_backbone(source, **kwargs)
-    (a,b),data = _sets(net, data)
-    if a.channels!=net.in_chans: print(f"{a.name}: {'grey images are repeated for a colour network' if a.channels==1 else 'colour images are shown in grey to a network that was made for grey ones'}")
-    xa,xb = _at(a, net.size),_at(b, net.size)
-    (ca,la),(cb,lb) = net.assign(xa, bs),net.assign(xb, bs)
+    return _embed(net, *_sets(net, data), bs)
+
+def _embed(net, sets, data, bs):
+    (a,*ta),(b,*tb) = (_readable(s, *net.look(_at(s, net.size), bs)) for s in sets)
     names = [_names(a, data, 'train'),_names(b, data, 'test')]
     order = torch.tensor(sorted(range(len(a)+len(b)), key=(names[0]+names[1]).__getitem__)) if all(names) else None
-    return Embedded(net.features(xa, bs), a.labels, net.features(xb, bs), b.labels, a.classes or None, xa, xb, cb, ca, lb,
-                    source=net.name, data=a.name, train_names=names[0], test_names=names[1], train_logits=la, order=order)
+    return Embedded(ta[0], a.labels, tb[0], b.labels, a.classes or None, _at(a, net.size), _at(b, net.size), tb[1], ta[1], tb[2],
+                    source=net.name, data=a.name, train_names=names[0], test_names=names[1], train_logits=ta[2], order=order)
 
-# %% ../nbs/82e_embed.ipynb #5de56722
+def _readable(s, *tables): # without files that turned out to be broken
+    bad = getattr(s, 'bad', None)
+    if not bad: return s,*tables
+    keep = torch.tensor([i for i in range(len(s)) if i not in bad])
+    print(f"{s.name}: left out, because they cannot be read: {', '.join(str(s.names[i]) if s.names else f'image {i}' for i in sorted(bad)[:5])}{' ...' if len(bad)>5 else ''} ({len(bad)} of {len(s)})")
+    return s.subset(keep),*(None if t is None else t[keep] for t in tables)
+
+# %% ../nbs/82e_embed.ipynb #17f37cb7
 def free_file(
     path, # a file that shall be written
     force:bool=False # write it over
@@ -140,6 +152,7 @@ def load_features(
 def _with_images(f, data): # the images that the rows belong to
     from sslnb.data.sets import image_sets
     a,b = image_sets(data)
-    if (len(a),len(b))!=(len(f.train_names),len(f.test_names)): raise ValueError(f'{data} has {len(a)} + {len(b)} images and the features are of {len(f.train_names)} + {len(f.test_names)}; give the images that they were computed from')
+    same = all(n is None or n==m for n,m in ((_names(a, data, 'train'),f.train_names),(_names(b, data, 'test'),f.test_names)))
+    if not same or (len(a),len(b))!=(len(f.train_names),len(f.test_names)): raise ValueError(f'the features are of {len(f.train_names)} + {len(f.test_names)} images of {f.data}, and {data} has {len(a)} + {len(b)}, or others; give the images that they were computed from')
     f.train_images,f.test_images = _at(a, 96),_at(b, 96)
     return f

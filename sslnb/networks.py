@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IMAGENET', 'match_channels', 'Network', 'open_backbone']
 
-# %% ../nbs/82d_networks.ipynb #207eb9d8
-from dataclasses import dataclass
+# %% ../nbs/82d_networks.ipynb #96ef74e2
+from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
 from torch import nn, Tensor
@@ -27,7 +27,7 @@ def match_channels(
     if (c,n)!=(3,1): raise ValueError(f'images have {c} channels and the network takes {n}; expected {n}, or 1 (repeated), or colour for a grey network')
     return (x*x.new_tensor([.299,.587,.114], dtype=torch.float32).view(3,1,1)).sum(1, keepdim=True).round().to(torch.uint8)
 
-# %% ../nbs/82d_networks.ipynb #fe2e7886
+# %% ../nbs/82d_networks.ipynb #c189941a
 IMAGENET = ((0.485,0.456,0.406), (0.229,0.224,0.225))
 
 @dataclass(eq=False)
@@ -41,6 +41,7 @@ class Network:
     name:str # what it is called in messages, tables and file names
     trained:bool=True # False: weights as they were drawn
     learn:object=None # the Learner, where it is a run of ours
+    data:object=None # what that was trained on
     @property
     def clusters(self)->int|None:
         "How many clusters its own head tells apart; None where it has none."
@@ -48,21 +49,26 @@ class Network:
     def prepare(self, x:Tensor)->Tensor:
         "uint8 images (B,C,H,W) of any size as the network wants them: channels, size, mean, deviation."
         return clean(match_channels(x, self.in_chans), self.mean, self.std, self.size)
-    def features(self, images, bs:int=256)->Tensor:
-        "(N,F) features of uint8 images."
-        return extract(self.backbone, images, self.prepare, bs)
     @torch.no_grad()
-    def assign(self, images, bs:int=256)->tuple:
-        "Cluster (N,) of each image by the network's own head, and its logits (N,K); None where it has none."
-        if not self.clusters: return None,None
+    def look(self,
+        images, # uint8 (N,C,H,W), tensor; or images in files, that come in batches
+        bs:int=256 # images at a time
+    )->tuple: # features (N,F); cluster (N,) and its logits (N,K) by the network's own head, None where it has none
+        "Features and clusters of clean images, in one pass and in full precision."
+        if not self.clusters: return extract(self.backbone, images, self.prepare, bs),None,None
         model,m,k,got = bare(self.learn.model),self.learn.method,0,[]
+        amp,model.amp = model.amp,None
         with clean_pass(model):
             for x in (images.batches(bs) if hasattr(images,'batches') else images.split(bs)):
                 x = self.prepare(x.to(next(model.parameters()).device))
                 i = torch.arange(k, k:=k+len(x), device=x.device)
-                out = model([x], dict(y=torch.full_like(i,-1), idx=i))['out']
-                got.append([None if o is None else o.cpu() for o in (m.assign(out), m.cluster_logits(out))])
-        return tuple(None if o[0] is None else torch.cat(o) for o in zip(*got))
+                res = model([x], dict(y=torch.full_like(i,-1), idx=i))
+                got.append((res['features'][0], m.assign(res['out']), m.cluster_logits(res['out'])))
+        model.amp = amp
+        return tuple(None if o[0] is None else torch.cat(o).cpu() for o in zip(*got))
+    def features(self, images, bs:int=256)->Tensor:
+        "(N,F) features of uint8 images."
+        return self.look(images, bs)[0]
     def untrained(self, seed:int=0)->'Network|None':
         "The same network as it was before training; None where it cannot be built again."
         c = getattr(self.backbone, 'created', None)
@@ -78,27 +84,31 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #39e771a0
+# %% ../nbs/82d_networks.ipynb #befe928f
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
 def _open_run(path): # weights after the last saved epoch
     from sslnb.callback.checkpoint import load_file
     from sslnb.pretrain import build
     from sslnb.recipes import load_recipe
-    state = load_file(path/'checkpoint.pt')
-    learn,flat = build({**load_recipe(path/'recipe.yml'), 'pretrained':False})     # weights come from the checkpoint
+    from sslnb.runs import known_data
+    state,flat = load_file(path/'checkpoint.pt'),load_recipe(path/'recipe.yml')
+    if (d:=flat.get('data')) not in known_data() and not Path(d).is_dir() and (path/'backbone.safetensors').exists():
+        print(f'{path}: the images it was trained on are not at {d} any more; here is its network, without its clusters')
+        return _open_file(path/'backbone.safetensors', path.resolve().name)
+    learn,flat = build({**flat, 'pretrained':False})                               # weights come from the checkpoint
     learn.model.load_state_dict(state['model'])
     if learn.model.epoch<flat['epochs']: print(f"{path} is unfinished: the network after {learn.model.epoch} of {flat['epochs']} epochs")
     d = learn.dls
-    return Network(learn.model.backbone, d.mean, d.std, learn.size, d.channels, path.resolve().name, learn=learn)
+    return Network(learn.model.backbone, d.mean, d.std, learn.size, d.channels, path.resolve().name, learn=learn, data=flat['data'])
 
-def _open_file(path, meta=None): # what `export_backbone` wrote
+def _open_file(path, name=None): # what `export_backbone` wrote
     from sslnb.export import load_backbone
     bb = load_backbone(path)
     m = bb.meta
     n = m['in_chans'] or 3
     mean,std = (m.get(k) or v[:1]*n if n!=3 else m.get(k) or v for k,v in zip(('mean','std'), IMAGENET))
-    return Network(bb, mean, std, m.get('size') or 224, n, path.stem)
+    return Network(bb, mean, std, m.get('size') or 224, n, name or path.stem)
 
 def _open_name(source, size, in_chans, pretrained, stem, seed): # torchvision:resnet50
     n = in_chans or 3
@@ -121,6 +131,7 @@ def _find(source, size, in_chans, pretrained, stem, seed): # the network that a 
     if text.split(':')[0] in ('torchvision','timm','sslnb') and ':' in text: return _open_name(text, size, in_chans, pretrained, stem, seed)
     if (path/'recipe.yml').is_file(): return _open_run(path)
     if path.name=='checkpoint.pt' and (path.parent/'recipe.yml').is_file(): return _open_run(path.parent)
+    if path.is_dir(): raise ValueError(f'{source} is no run: it has no recipe.yml; if it is a folder of images, train on it first (sslnb pretrain {source}), or show it to a network (torchvision:resnet50 --data {source})')
     kind = path.suffix.lower()
     if path.is_file():
         if kind=='.safetensors': return _open_file(path)
@@ -129,7 +140,7 @@ def _find(source, size, in_chans, pretrained, stem, seed): # the network that a 
     if kind in ('.safetensors','.pth','.tar','.pt','.npz'): raise FileNotFoundError(f'there is no file {source}; {_KINDS}')
     raise ValueError(f'{str(source)!r} is no run: it has no recipe.yml; {_KINDS}')
 
-# %% ../nbs/82d_networks.ipynb #8de5e59f
+# %% ../nbs/82d_networks.ipynb #e910be41
 def open_backbone(
     source, # see the table above; or a `Network`, or an `SSLLearner`
     size:int=None, # side of the images, pixels; None: what the network was made for
@@ -145,7 +156,7 @@ def open_backbone(
         d = source.dls
         net = Network(bare(source.model).backbone, d.mean, d.std, source.size, d.channels, type(source.method).__name__, bare(source.model).step>0, source)
     else: net = _find(source, size, in_chans, pretrained, stem, seed)
-    if size: net.size = size
+    if size and size!=net.size: net = replace(net, size=size)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     (bare(net.learn.model) if net.learn else net.backbone).to(device)
     net.backbone.eval()
