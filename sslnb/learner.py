@@ -70,11 +70,6 @@ class SSLMethod(Callback):
     )->Tensor|None: # (B,) cluster of each image, seen in the first view
         "The cluster of each image, for methods that have clusters."
         return None
-    def cluster_logits(self,
-        out # what the head gave
-    )->Tensor|None: # (B,K), divided by their temperature: their softmax says how sure the head is
-        "Logits of the clusters, for methods that have them."
-        return None
 
 # %% ../nbs/30_learner.ipynb #77a457be
 def methods()->dict: # name -> class

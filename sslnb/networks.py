@@ -27,7 +27,7 @@ def match_channels(
     if (c,n)!=(3,1): raise ValueError(f'images have {c} channels and the network takes {n}; expected {n}, or 1 (repeated), or colour for a grey network')
     return (x*x.new_tensor([.299,.587,.114], dtype=torch.float32).view(3,1,1)).sum(1, keepdim=True).round().to(torch.uint8)
 
-# %% ../nbs/82d_networks.ipynb #c189941a
+# %% ../nbs/82d_networks.ipynb #9c9636d0
 IMAGENET = ((0.485,0.456,0.406), (0.229,0.224,0.225))
 
 @dataclass(eq=False)
@@ -58,12 +58,13 @@ class Network:
         if not self.clusters: return extract(self.backbone, images, self.prepare, bs),None,None
         model,m,k,got = bare(self.learn.model),self.learn.method,0,[]
         amp,model.amp = model.amp,None
+        logits = m.cluster_logits if hasattr(m, 'cluster_logits') else lambda out: None
         with clean_pass(model):
             for x in (images.batches(bs) if hasattr(images,'batches') else images.split(bs)):
                 x = self.prepare(x.to(next(model.parameters()).device))
                 i = torch.arange(k, k:=k+len(x), device=x.device)
                 res = model([x], dict(y=torch.full_like(i,-1), idx=i))
-                got.append((res['features'][0], m.assign(res['out']), m.cluster_logits(res['out'])))
+                got.append((res['features'][0], m.assign(res['out']), logits(res['out'])))
         model.amp = amp
         return tuple(None if o[0] is None else torch.cat(o).cpu() for o in zip(*got))
     def features(self, images, bs:int=256)->Tensor:

@@ -82,7 +82,7 @@ def _linear(net, sets, epochs, share, seed): # trained classifier; on data of it
     res = linear_eval(net.backbone, dls, epochs=epochs, size=net.size, show=False)
     return {'top-1':res['top1'], 'top-5':res['top5'] if len(a.classes)>5 else None}
 
-# %% ../nbs/82h_scores.ipynb #3956a14d
+# %% ../nbs/82h_scores.ipynb #0ffe2c65
 PROTOCOLS = ('fast','knn','cluster','linear')
 
 def evaluate(
@@ -103,6 +103,7 @@ def evaluate(
     "Judge a network by the labels of some images."
     todo = PROTOCOLS if protocol=='all' else (choose(protocol, [*PROTOCOLS,'all'], 'protocol'),)
     if out: free_file(out, force)
+    if labels is not None: share_of_labels(torch.zeros(1), labels)
     net = None if str(source).endswith('.npz') else open_backbone(source, **kwargs)
     if net is None and protocol=='linear': raise ValueError(f'{source} holds features; the linear protocol trains on images: give the network, or use --protocol fast')
     f = None if net else embed(source, data, bs)

@@ -136,8 +136,8 @@ class SelfClassifier(SSLMethod):
         "The classifier of the first size whose own loss runs lowest."
         r = bare(self.learn.model).head.running
         return min((i for i,c in enumerate(self.sizes) if c==self.sizes[0]), key=lambda i: r[i].item())
-    def cluster_logits(self, out): return out['logits'][self.best()][0]/self.row_tau
     def assign(self, out): return out['logits'][self.best()][0].argmax(1)
+    def cluster_logits(self, out): return out['logits'][self.best()][0]/self.row_tau
 
 # %% ../../nbs/50_methods.self_classifier.ipynb #8d955df9
 def from_official(
