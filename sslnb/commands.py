@@ -56,7 +56,7 @@ def _read(p, argv): # the options as keywords
     o = vars(a); _prepare()
     return o.pop('SOURCE'), {k:v for k,v in o.items() if v is not None}
 
-# %% ../nbs/83b_commands.ipynb #5425ecec
+# %% ../nbs/83b_commands.ipynb #6daabb8f
 def cluster_(argv):
     "sslnb cluster SOURCE"
     p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the run; of k-means on the features where it has none, or with --k.',
@@ -99,6 +99,7 @@ def evaluate_(argv):
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
     p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01 [all]')
     p.add_argument('--epochs', type=_int, default=100, metavar='INT', help='of the linear protocol [100]')
+    p.add_argument('--opt', choices=('larc','sgd'), help='of the linear protocol: larc as published for ImageNet, or sgd, which moves within few steps [sgd below 10,000 steps]')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of draws and k-means [0]')
     p.add_argument('--out', metavar='FILE', help='also write the scores to this file, as JSON')
     source,o = _read(p, argv)

@@ -15,7 +15,7 @@ from .core import whole_file
 from .evaluate.features import Features
 from .networks import Network, open_backbone
 
-# %% ../nbs/82e_embed.ipynb #cfa14f64
+# %% ../nbs/82e_embed.ipynb #378d96e7
 @dataclass(eq=False, repr=False)
 class Embedded(Features):
     "Features that know which image each row is, and which network made them."
@@ -54,7 +54,10 @@ class Embedded(Features):
         "The images (n,C,H,W) uint8 with these places in `rows`."
         if self.train_images is None: raise ValueError('these features come without images; give data, the folder or data set that they were computed from')
         i,n = self.order[idx],len(self.train)
-        return torch.stack([self.train_images[j] if j<n else self.test_images[j-n] for j in i.tolist()])
+        parts = [(on,images[i[on]-first]) for on,images,first in ((i<n,self.train_images,0),(i>=n,self.test_images,n)) if on.any()]
+        out = parts[0][1].new_empty(len(i), *parts[0][1].shape[1:])
+        for on,x in parts: out[on] = x
+        return out
 
 # %% ../nbs/82e_embed.ipynb #8cbf4f2e
 def _names(s, data, part): # paths below the folder, also where it has train and test folders

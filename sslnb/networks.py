@@ -27,7 +27,7 @@ def match_channels(
     if (c,n)!=(3,1): raise ValueError(f'images have {c} channels and the network takes {n}; expected {n}, or 1 (repeated), or colour for a grey network')
     return (x*x.new_tensor([.299,.587,.114], dtype=torch.float32).view(3,1,1)).sum(1, keepdim=True).round().to(torch.uint8)
 
-# %% ../nbs/82d_networks.ipynb #9c9636d0
+# %% ../nbs/82d_networks.ipynb #106e77af
 IMAGENET = ((0.485,0.456,0.406), (0.229,0.224,0.225))
 
 @dataclass(eq=False)
@@ -42,10 +42,14 @@ class Network:
     trained:bool=True # False: weights as they were drawn
     learn:object=None # the Learner, where it is a run of ours
     data:object=None # what that was trained on
-    @property
-    def clusters(self)->int|None:
-        "How many clusters its own head tells apart; None where it has none."
-        return self.learn and self.learn.method.n_clusters
+    model:nn.Module=None # backbone and head, where the head gives clusters
+    read:object=None # what that head gives -> logits (B,K) of the clusters
+    clusters:int=None # how many clusters its own head tells apart; None where it has none
+    def __post_init__(self):
+        if not self.learn: return
+        m = self.learn.method
+        self.model,self.clusters = bare(self.learn.model),m.n_clusters
+        self.read = m.cluster_logits if hasattr(m, 'cluster_logits') else lambda out: None
     def prepare(self, x:Tensor)->Tensor:
         "uint8 images (B,C,H,W) of any size as the network wants them: channels, size, mean, deviation."
         return clean(match_channels(x, self.in_chans), self.mean, self.std, self.size)
@@ -56,15 +60,15 @@ class Network:
     )->tuple: # features (N,F); cluster (N,) and its logits (N,K) by the network's own head, None where it has none
         "Features and clusters of clean images, in one pass and in full precision."
         if not self.clusters: return extract(self.backbone, images, self.prepare, bs),None,None
-        model,m,k,got = bare(self.learn.model),self.learn.method,0,[]
+        model,k,got = self.model,0,[]
         amp,model.amp = model.amp,None
-        logits = m.cluster_logits if hasattr(m, 'cluster_logits') else lambda out: None
         with clean_pass(model):
             for x in (images.batches(bs) if hasattr(images,'batches') else images.split(bs)):
                 x = self.prepare(x.to(next(model.parameters()).device))
                 i = torch.arange(k, k:=k+len(x), device=x.device)
                 res = model([x], dict(y=torch.full_like(i,-1), idx=i))
-                got.append((res['features'][0], m.assign(res['out']), logits(res['out'])))
+                l = self.read(res['out'])
+                got.append((res['features'][0], self.learn.method.assign(res['out']) if self.learn else l.argmax(1), l))
         model.amp = amp
         return tuple(None if o[0] is None else torch.cat(o).cpu() for o in zip(*got))
     def features(self, images, bs:int=256)->Tensor:
@@ -85,7 +89,7 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #befe928f
+# %% ../nbs/82d_networks.ipynb #fc2a0165
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
 def _open_run(path): # weights after the last saved epoch
@@ -122,10 +126,18 @@ def _open_name(source, size, in_chans, pretrained, stem, seed): # torchvision:re
 
 def _open_official(path): # what the authors of a method released
     from sslnb.pretrained import load_official
-    o = load_official(path)
-    bb = o if isinstance(o, nn.Module) and not hasattr(o, 'backbone') else o['backbone'] if isinstance(o, dict) else o.backbone
-    get = lambda k,v: getattr(o, k, None) or (getattr(bb, 'meta', None) or {}).get(k) or v
-    return Network(bb, tuple(get('mean', IMAGENET[0])), tuple(get('std', IMAGENET[1])), get('size', 224), get('in_chans', 3), path.name.split('.')[0])
+    model = load_official(path)
+    bb,name = model.backbone,path.name.split('.')[0]
+    made,meta = getattr(bb, 'created', {}),getattr(bb, 'meta', {})
+    n,size = made.get('in_chans') or 3,made.get('size') or 224
+    if not meta.get('mean'): print(f"{path} does not say how its images were prepared: mean and deviation are ImageNet's")
+    mean,std = (meta.get(k) or ([sum(v)/3]*n if n!=3 else v) for k,v in zip(('mean','std'), IMAGENET))
+    with clean_pass(model): l = _first_classifier(model([torch.zeros(2, n, size, size)], dict(y=torch.full((2,),-1), idx=torch.arange(2)))['out'])
+    return Network(bb, mean, std, size, n, name, **({} if l is None else dict(model=model, read=_first_classifier, clusters=l.shape[1])))
+
+def _first_classifier(out): # logits of Self-Classifier's first classifier, of either version; None where the head is something else
+    if isinstance(out, dict) and 'logits' in out: return out['logits'][0][0]/0.1
+    return out[0][:,0] if isinstance(out, (list,tuple)) and torch.is_tensor(out[0]) and out[0].ndim==3 else None
 
 def _find(source, size, in_chans, pretrained, stem, seed): # the network that a text names
     path,text = Path(source).expanduser(),str(source)
@@ -141,7 +153,7 @@ def _find(source, size, in_chans, pretrained, stem, seed): # the network that a 
     if kind in ('.safetensors','.pth','.tar','.pt','.npz'): raise FileNotFoundError(f'there is no file {source}; {_KINDS}')
     raise ValueError(f'{str(source)!r} is no run: it has no recipe.yml; {_KINDS}')
 
-# %% ../nbs/82d_networks.ipynb #e910be41
+# %% ../nbs/82d_networks.ipynb #67b0439e
 def open_backbone(
     source, # see the table above; or a `Network`, or an `SSLLearner`
     size:int=None, # side of the images, pixels; None: what the network was made for
@@ -159,6 +171,6 @@ def open_backbone(
     else: net = _find(source, size, in_chans, pretrained, stem, seed)
     if size and size!=net.size: net = replace(net, size=size)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    (bare(net.learn.model) if net.learn else net.backbone).to(device)
+    (net.backbone if net.model is None else net.model).to(device)
     net.backbone.eval()
     return net

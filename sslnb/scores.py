@@ -41,7 +41,7 @@ def _mapping(given, folder, classes): # superclasses from a name, a file or a se
     if classes and len(m)!=len(classes): raise ValueError(f'the superclasses {given} are of {len(m)} labels and the images have {len(classes)}; give the data that they belong to')
     return m
 
-# %% ../nbs/82h_scores.ipynb #6d78c032
+# %% ../nbs/82h_scores.ipynb #f3f0d97e
 def _pixels(x): return pixels(x) if isinstance(x, Tensor) else torch.cat([pixels(b) for b in x.batches(256)])
 
 def _rows(net, f, bs): # name -> Features: raw pixels, the network before training, the network
@@ -70,7 +70,7 @@ def _cluster(f, ks, mapping, seed):
     if f.assign is not None and f.train_assign is not None: groups = {'own, {} clusters'.format(int(whole(f.train_assign, f.assign).max())+1 if f.logits is None else f.logits.shape[1]):whole(f.train_assign, f.assign), **groups}
     return {n:cluster_scores(y, a) | ({} if mapping is None else dict(acc_super=cluster_scores(y, a, mapping)['acc'])) for n,a in groups.items()}
 
-def _linear(net, sets, epochs, share, seed): # trained classifier; on data of its own, or of the network
+def _linear(net, sets, epochs, share, seed, opt): # trained classifier; on data of its own, or of the network
     try: from sslnb.evaluate.protocol import linear_eval
     except ModuleNotFoundError: raise ValueError('this version has no linear protocol; use --protocol fast, which has a linear probe') from None
     from sslnb.data.loader import ssl_dls
@@ -79,10 +79,10 @@ def _linear(net, sets, epochs, share, seed): # trained classifier; on data of it
     if share is not None: a = a.subset((share_of_labels(a.labels, share, seed)>=0).nonzero()[:,0])
     elif not (a.labels>=0).all(): a = a.subset((a.labels>=0).nonzero()[:,0])
     dls = ssl_dls((a,b), seed=seed, mean=list(net.mean), std=list(net.std))
-    res = linear_eval(net.backbone, dls, epochs=epochs, size=net.size, show=False)
+    res = linear_eval(net.backbone, dls, epochs=epochs, size=net.size, show=False, recipe=dict(opt='sgd') if opt=='sgd' else None)
     return {'top-1':res['top1'], 'top-5':res['top5'] if len(a.classes)>5 else None}
 
-# %% ../nbs/82h_scores.ipynb #0ffe2c65
+# %% ../nbs/82h_scores.ipynb #a05b87c7
 PROTOCOLS = ('fast','knn','cluster','linear')
 
 def evaluate(
@@ -94,6 +94,7 @@ def evaluate(
     k=None, # numbers of clusters for k-means; None: 1, 2 and 4 times the classes
     labels:float=None, # share of the training labels to use, 0..1; None: all
     epochs:int=100, # of the linear protocol
+    opt:str=None, # of the linear protocol: `'larc'`, as published for ImageNet, or `'sgd'`, which moves within few steps; None: SGD below 10,000 steps
     seed:int=0, # of draws and k-means
     out=None, # file to write (JSON); None: nothing is written
     force:bool=False, # write over a file that exists
@@ -104,6 +105,7 @@ def evaluate(
     todo = PROTOCOLS if protocol=='all' else (choose(protocol, [*PROTOCOLS,'all'], 'protocol'),)
     if out: free_file(out, force)
     if labels is not None: share_of_labels(torch.zeros(1), labels)
+    if opt: choose(opt, ['larc','sgd'], 'optimiser of the linear protocol')
     net = None if str(source).endswith('.npz') else open_backbone(source, **kwargs)
     if net is None and protocol=='linear': raise ValueError(f'{source} holds features; the linear protocol trains on images: give the network, or use --protocol fast')
     f = None if net else embed(source, data, bs)
@@ -118,13 +120,14 @@ def evaluate(
     res = dict(about=dict(network=f.source, data=f.data, train=len(f.train), test=0 if f.test is None else len(f.test), labels=labels or 1., superclasses=superclasses if isinstance(superclasses, str) else superclasses and 'given'))
     for t in todo:
         if t!='linear': res[t] = {n:do[t](f) for n,f in rows.items()}
-        elif net: res[t] = _linears(net, sets, epochs, labels, seed)
+        elif net: res[t] = _linears(net, sets, epochs, labels, seed, opt)
     if out: write_text(out, to_json(res))
     return res
 
-def _linears(net, sets, epochs, share, seed): # before and after training
+def _linears(net, sets, epochs, share, seed, opt): # before and after training
+    opt = opt or ('larc' if epochs*len(sets[0])*(share or 1)/256>=10_000 else 'sgd')
     nets = {'untrained':net.untrained() if net.trained else None, 'trained' if net.trained else 'untrained':net}
-    return {n:_linear(m, sets, epochs, share, seed) for n,m in nets.items() if m}
+    return {n:_linear(m, sets, epochs, share, seed, opt) for n,m in nets.items() if m}
 
 # %% ../nbs/82h_scores.ipynb #545966ff
 _HEADS = dict(nmi='NMI', ami='AMI', ari='ARI', acc='ACC', acc_super='superclasses')
