@@ -56,19 +56,20 @@ def _read(p, argv): # the options as keywords
     o = vars(a); _prepare()
     return o.pop('SOURCE'), {k:v for k,v in o.items() if v is not None}
 
-# %% ../nbs/83b_commands.ipynb #6daabb8f
+# %% ../nbs/83b_commands.ipynb #d73ca395
 def cluster_(argv):
     "sslnb cluster SOURCE"
-    p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the run; of k-means on the features where it has none, or with --k.',
+    p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the network; of k-means on the features where it has none, or with --k.',
                 ['runs/photos','runs/photos --data new_photos/ --out sorted','torchvision:resnet50 --pretrained --data photos/ --k 20'])
-    p.add_argument('--k', type=_int, metavar='K', help='clusters of k-means; without it the clusters of the run')
+    p.add_argument('--k', type=_int, metavar='K', help='clusters of k-means; without it the clusters of the network')
     p.add_argument('--out', metavar='DIR', default='clusters', help='folder to write, new or empty [clusters]')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of k-means [0]')
     source,o = _read(p, argv)
     from sslnb.clustering import cluster_images
     from sslnb.evaluate.report import scores_table
     c = cluster_images(source, **o)
-    print(f'{len(c.assign)} images in {len(c.order)} clusters, by '+('k-means on the features' if c.measure=='distance' else "the run's own head")+f'\n\n{c}\n')
+    n = len(c.order)
+    print(f'{len(c.assign)} images in {n} cluster'+'s'*(n>1)+', by '+('k-means on the features' if c.measure=='distance' else "the network's own head")+f'\n\n{c}\n')
     if (s:=c.scores()): print(scores_table({'agreement with the labels':s}, dict(nmi='NMI', ami='AMI', ari='ARI', acc='ACC'))+'\n')
     for name,what in (('clusters.csv','a row for each image'), ('grids','a picture for each cluster, best first'), ('overview.png','the first twenty at a glance'), ('scores.json','the numbers')):
         if (c.path/name).exists(): print(f"{str(c.path/name).ljust(len(str(c.path))+16)}{what}")

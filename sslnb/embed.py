@@ -59,7 +59,7 @@ class Embedded(Features):
         for on,x in parts: out[on] = x
         return out
 
-# %% ../nbs/82e_embed.ipynb #8cbf4f2e
+# %% ../nbs/82e_embed.ipynb #6916c5d7
 def _names(s, data, part): # paths below the folder, also where it has train and test folders
     if not s.names: return None
     tops = ('','train') if part=='train' else ('','test','val','valid','validation')
@@ -69,12 +69,16 @@ def _names(s, data, part): # paths below the folder, also where it has train and
 def _sets(net, data): # train and test images, and where they come from
     if data is None and net.learn is None: raise ValueError(f'{net.name} has no images of its own; give data (--data): a folder of images, or the name of a data set')
     if net.learn and (data is None or _same(data, net.data)): return (net.learn.dls.train.ds, net.learn.dls.valid.ds), net.data
-    from sslnb.data.sets import ImageSet, image_sets
-    whole = isinstance(data, (str,Path)) and not hasattr(ImageSet, 'at')           # bring files to the network's size
-    sets = image_sets(data, size=net.size) if whole else image_sets(data)
+    sets = _read(data, net.size)
     for note in sets[0].notes: print(f'{sets[0].name}: {note}')
     if (a:=sets[0]).channels!=net.in_chans: print(f"{a.name}: {'grey images are repeated for a colour network' if a.channels==1 else 'colour images are shown in grey to a network that was made for grey ones'}")
     return sets, data
+
+def _read(data, size): # files are brought to the network's size, unless they are read in batches
+    from sslnb.data.sets import ImageSet
+    try: from sslnb.data.sources import image_sets
+    except ModuleNotFoundError: from sslnb.data.sets import image_sets
+    return image_sets(data, size=size) if isinstance(data, (str,Path)) and not hasattr(ImageSet, 'at') else image_sets(data)
 
 def _same(a, b): # whether two names are of the same folder or data set
     text = lambda o: isinstance(o, (str,Path))
@@ -108,7 +112,7 @@ def _readable(s, *tables): # without files that turned out to be broken
     print(f"{s.name}: left out, because they cannot be read: {', '.join(str(s.names[i]) if s.names else f'image {i}' for i in sorted(bad)[:5])}{' ...' if len(bad)>5 else ''} ({len(bad)} of {len(s)})")
     return s.subset(keep),*(None if t is None else t[keep] for t in tables)
 
-# %% ../nbs/82e_embed.ipynb #17f37cb7
+# %% ../nbs/82e_embed.ipynb #9b77192d
 def free_file(
     path, # a file that shall be written
     force:bool=False # write it over
@@ -153,8 +157,7 @@ def load_features(
     return _with_images(f, data) if data is not None else f
 
 def _with_images(f, data): # the images that the rows belong to
-    from sslnb.data.sets import image_sets
-    a,b = image_sets(data)
+    a,b = _read(data, 96)
     same = all(n is None or n==m for n,m in ((_names(a, data, 'train'),f.train_names),(_names(b, data, 'test'),f.test_names)))
     if not same or (len(a),len(b))!=(len(f.train_names),len(f.test_names)): raise ValueError(f'the features are of {len(f.train_names)} + {len(f.test_names)} images of {f.data}, and {data} has {len(a)} + {len(b)}, or others; give the images that they were computed from')
     f.train_images,f.test_images = _at(a, 96),_at(b, 96)

@@ -129,13 +129,15 @@ def _linears(net, sets, epochs, share, seed, opt): # before and after training
     nets = {'untrained':net.untrained() if net.trained else None, 'trained' if net.trained else 'untrained':net}
     return {n:_linear(m, sets, epochs, share, seed, opt) for n,m in nets.items() if m}
 
-# %% ../nbs/82h_scores.ipynb #545966ff
+# %% ../nbs/82h_scores.ipynb #0d1be5bb
 _HEADS = dict(nmi='NMI', ami='AMI', ari='ARI', acc='ACC', acc_super='superclasses')
 def scores_text(
     res:dict # from `evaluate`
 )->str:
     "The scores as tables for a terminal."
     out = [scores_table(res['fast'])] if 'fast' in res else []
+    if out and all(r['knn'] is None for r in res['fast'].values()):
+        out += ['There are no labels to score against. What can be said without: RankMe, how many directions the features use (1: collapsed), and their spread.', scores_table(res['fast'], dict(rankme='RankMe', std='std', uniformity='uniformity'))]
     cols = lambda rows: {k:k for r in rows.values() for k,v in r.items() if v is not None}
     if 'knn' in res: out.append('k nearest neighbours\n'+scores_table(res['knn'], cols(res['knn'])))
     if 'linear' in res: out.append('linear protocol\n'+scores_table(res['linear'], cols(res['linear'])))

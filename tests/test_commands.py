@@ -58,7 +58,7 @@ def test_clusters_of_a_flat_folder(run):
     assert all(0 < float(r['confidence']) <= 1 and 0 <= int(r['cluster']) < 4 for r in table)
     used = {r['cluster'] for r in table}
     assert {p.stem.split('-')[-1] for p in Path('own/grids').iterdir()} == used and Image.open('own/overview.png').width > 100
-    assert "60 images in" in out and "the run's own head" in out and 'own/clusters.csv' in out
+    assert "60 images in" in out and "the network's own head" in out and 'own/clusters.csv' in out
 
 def test_clusters_by_k_means_and_on_other_images(run, top):
     code, out, err = sslnb('cluster', run, '--data', photos(top/'sorted', 40, nested=True), '--k', 4, '--out', 'new')
@@ -137,7 +137,7 @@ def test_onnx_without_its_packages_says_what_to_install(monkeypatch):
 
 def test_evaluate_without_labels_and_with_those_of_others(run, top):
     code, out, err = sslnb('evaluate', run)
-    assert code == 0 and [l.split('  ')[0] for l in out.splitlines()[-3:]] == ['raw pixels + k-means', 'untrained backbone', 'trained'], (out, err)
+    assert code == 0 and [l.split('  ')[0] for l in out.splitlines()[-3:]] == ['raw pixels + k-means', 'untrained backbone', 'trained'] and 'no labels' in out and 'RankMe' in out, (out, err)
     photos(top/'others', 48, nested=True)
     code, out, err = sslnb('evaluate', run, '--data', 'others', '--protocol', 'knn', '--labels', '50%', '--out', 's.json')
     assert code == 0, err
