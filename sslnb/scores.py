@@ -41,7 +41,7 @@ def _mapping(given, folder, classes): # superclasses from a name, a file or a se
     if classes and len(m)!=len(classes): raise ValueError(f'the superclasses {given} are of {len(m)} labels and the images have {len(classes)}; give the data that they belong to')
     return m
 
-# %% ../nbs/82h_scores.ipynb #f3f0d97e
+# %% ../nbs/82h_scores.ipynb #13dd23d9
 def _pixels(x): return pixels(x) if isinstance(x, Tensor) else torch.cat([pixels(b) for b in x.batches(256)])
 
 def _rows(net, f, bs): # name -> Features: raw pixels, the network before training, the network
@@ -70,19 +70,22 @@ def _cluster(f, ks, mapping, seed):
     if f.assign is not None and f.train_assign is not None: groups = {'own, {} clusters'.format(int(whole(f.train_assign, f.assign).max())+1 if f.logits is None else f.logits.shape[1]):whole(f.train_assign, f.assign), **groups}
     return {n:cluster_scores(y, a) | ({} if mapping is None else dict(acc_super=cluster_scores(y, a, mapping)['acc'])) for n,a in groups.items()}
 
-def _linear(net, sets, epochs, share, seed, opt): # trained classifier; on data of its own, or of the network
+def _linear_eval():
     try: from sslnb.evaluate.protocol import linear_eval
     except ModuleNotFoundError: raise ValueError('this version has no linear protocol; use --protocol fast, which has a linear probe') from None
+    return linear_eval
+
+def _linear(net, sets, epochs, share, seed, opt): # a classifier trained on the images
     from sslnb.data.loader import ssl_dls
     a,b = sets
     if a.channels!=net.in_chans: raise ValueError(f'{a.name} has {a.channels} channels and the network takes {net.in_chans}; the linear protocol trains on the images as they are: give others, or use --protocol fast')
     if share is not None: a = a.subset((share_of_labels(a.labels, share, seed)>=0).nonzero()[:,0])
     elif not (a.labels>=0).all(): a = a.subset((a.labels>=0).nonzero()[:,0])
     dls = ssl_dls((a,b), seed=seed, mean=list(net.mean), std=list(net.std))
-    res = linear_eval(net.backbone, dls, epochs=epochs, size=net.size, show=False, recipe=dict(opt='sgd') if opt=='sgd' else None)
+    res = _linear_eval()(net.backbone, dls, epochs=epochs, size=net.size, show=False, recipe=dict(opt='sgd') if opt=='sgd' else None)
     return {'top-1':res['top1'], 'top-5':res['top5'] if len(a.classes)>5 else None}
 
-# %% ../nbs/82h_scores.ipynb #a05b87c7
+# %% ../nbs/82h_scores.ipynb #fbf43196
 PROTOCOLS = ('fast','knn','cluster','linear')
 
 def evaluate(
@@ -106,6 +109,7 @@ def evaluate(
     if out: free_file(out, force)
     if labels is not None: share_of_labels(torch.zeros(1), labels)
     if opt: choose(opt, ['larc','sgd'], 'optimiser of the linear protocol')
+    if 'linear' in todo and not str(source).endswith('.npz'): _linear_eval()
     net = None if str(source).endswith('.npz') else open_backbone(source, **kwargs)
     if net is None and protocol=='linear': raise ValueError(f'{source} holds features; the linear protocol trains on images: give the network, or use --protocol fast')
     f = None if net else embed(source, data, bs)
