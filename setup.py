@@ -30,7 +30,7 @@ setup(
     packages=find_packages(include=[lib, f'{lib}.*']),
     package_data={lib: [f'**/*.{ext}' for ext in data]},
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'onnx')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
     zip_safe=False,
 )

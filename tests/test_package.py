@@ -170,7 +170,9 @@ def test_wheel_asks_for_what_settings_say(wheel):
     asked = meta.get_all('Requires-Dist')
     wanted = lambda names: {(canonicalize_name(r.name), r.specifier) for r in map(Requirement, names)}
     assert wanted(a for a in asked if 'extra' not in a) == wanted(cfg['requirements'].split())
-    assert wanted(a.split(';')[0] for a in asked if 'extra' in a) == wanted(cfg['dev_requirements'].split())
+    assert set(meta.get_all('Provides-Extra')) == {'dev', 'onnx'}
+    for extra in ('dev', 'onnx'):
+        assert wanted(a.split(';')[0] for a in asked if re.search(rf"extra == .{extra}.", a)) == wanted(cfg[f'{extra}_requirements'].split()), extra
     assert meta['Version'] == cfg['version'] and meta['Requires-Python'] == f'>={cfg["min_python"]}'
     points = next(v for k, v in wheel.items() if k.endswith('entry_points.txt'))
     assert 'sslnb = sslnb.cli:main' in points and 'sslnb = sslnb._modidx:d' in points
@@ -183,7 +185,7 @@ def test_one_version_everywhere():
 def test_constraints_pin_every_requirement():
     pins = dict(l.split('==') for l in (root/'constraints.txt').read_text(encoding='utf-8').split('\n') if l and not l.startswith('#'))
     pins = {canonicalize_name(k): v for k, v in pins.items()}
-    for r in map(Requirement, (cfg['requirements'] + ' ' + cfg['dev_requirements']).split()):
+    for r in map(Requirement, (cfg['requirements'] + ' ' + cfg['dev_requirements'] + ' ' + cfg['onnx_requirements']).split()):
         assert canonicalize_name(r.name) in pins, f'constraints.txt does not pin {r.name}'
         assert r.specifier.contains(pins[canonicalize_name(r.name)]), f'{r} does not allow {pins[canonicalize_name(r.name)]}'
 

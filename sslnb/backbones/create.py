@@ -146,17 +146,20 @@ def _patch(name, size, pretrained): # a patch that leaves at least eight of them
     m = re.search(r'patch(\d+)', name)
     return dict(patch_size=int(m[1]) if pretrained else max(1,min(int(m[1]), size//8))) if m and size else {}
 
-def _by_name(name):
-    if name in small_backbones: return 'sslnb',_own
+def _by_name(name): # source, maker, and the name without `timm:` before it
+    makers = dict(sslnb=_own, torchvision=_torchvision, timm=_timm)
+    kind,_,plain = name.rpartition(':')
+    if kind: choose(kind, makers, 'kind of network')
+    if kind in ('','sslnb') and plain in small_backbones: return 'sslnb',_own,plain
     from torchvision import models
-    if name in models.list_models(module=models): return 'torchvision',_torchvision
+    if kind in ('','torchvision') and plain in models.list_models(module=models): return 'torchvision',_torchvision,plain
     import timm
-    if not timm.is_model(name): choose(name, backbones(timm=True), 'backbone')
-    return 'timm',_timm
+    if kind in ('','timm') and timm.is_model(plain): return 'timm',_timm,plain
+    choose(plain, dict(sslnb=small_backbones, torchvision=models.list_models(module=models), timm=timm.list_models()).get(kind) or backbones(timm=True), f'network of {kind}' if kind else 'backbone')
 
 # %% ../../nbs/21_backbones.create.ipynb #21bcc969
 def create_backbone(
-    name, # a name from `backbones()`, or a module that gives (B,F)
+    name, # a name from `backbones()`, `timm:NAME` for timm's where torchvision has one too, or a module that gives (B,F)
     in_chans:int=3, # channels of the images
     size:int=None, # side of the images, pixels; `None`: the network's usual size
     pretrained:bool=False, # the weights that torchvision or timm publish?
@@ -168,9 +171,9 @@ def create_backbone(
     choose(stem, ['auto','small','imagenet'], 'stem')
     if isinstance(name, nn.Module): model,source = name,'module'
     else:
-        source,make = _by_name(name)
+        source,make,plain = _by_name(name)
         kw = {**_patch(name, size, pretrained), **kw}
-        model = make(name, in_chans, size, pretrained, **kw)
+        model = make(plain, in_chans, size, pretrained, **kw)
         if stem=='auto': stem = 'small' if size and size<=64 and not pretrained and resnet_like(model) else 'imagenet'
         model.created = dict(source=source, name=name, in_chans=in_chans, size=size, stem=stem, kw=kw)
     if stem=='small': small_stem(model)
