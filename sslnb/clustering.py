@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cluster_order', 'Clustering', 'write_rows', 'free_folder', 'save_clusters', 'cluster_images']
 
-# %% ../nbs/82g_clustering.ipynb #c2ec369c
+# %% ../nbs/82g_clustering.ipynb #83cfb621
 import csv
 from collections import Counter
 from dataclasses import dataclass
@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .core import rng, whole_file
-from .evaluate.cluster import class_ranking, cluster_scores, entropy_ranking, kmeans
+from .evaluate.classes import rank_clusters
+from .evaluate.cluster import cluster_scores, kmeans
 from .evaluate.pictures import cluster_grids, fig_to_png, image_grid
 from .evaluate.report import to_json, write_text
 from .embed import Embedded, embed
 
-# %% ../nbs/82g_clustering.ipynb #373f32a2
+# %% ../nbs/82g_clustering.ipynb #c9b68b4e
 def cluster_order(
     assign:Tensor, # (N,) cluster of each image
     y:Tensor=None, # (N,) labels, -1 = none
@@ -28,9 +29,7 @@ def cluster_order(
     "By accuracy where labels are known, else by entropy, else by size."
     size = torch.bincount(assign)
     few = min(9, max(2, len(assign)//(2*max(1, int((size>0).sum())))))
-    first = []
-    if y is not None and (y>=0).any(): first = class_ranking(y, assign, min_count=few)['class_order'].tolist()
-    elif logits is not None: first = entropy_ranking(logits, min_count=few)['class_order'].tolist()
+    first = rank_clusters(assign, y, logits, min_count=few)[0]
     rest = size.argsort(descending=True, stable=True).tolist()
     return first+[c for c in rest if size[c] and c not in first]
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Embedded', 'embed', 'free_file', 'save_features', 'load_features']
 
-# %% ../nbs/82e_embed.ipynb #06d57def
+# %% ../nbs/82e_embed.ipynb #d1c92047
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
 from .core import whole_file
-from .evaluate.features import Features
+from .evaluate.features import Features, readable
 from .networks import Network, open_backbone
 
 # %% ../nbs/82e_embed.ipynb #378d96e7
@@ -59,34 +59,23 @@ class Embedded(Features):
         for on,x in parts: out[on] = x
         return out
 
-# %% ../nbs/82e_embed.ipynb #6916c5d7
-def _names(s, data, part): # paths below the folder, also where it has train and test folders
-    if not s.names: return None
-    tops = ('','train') if part=='train' else ('','test','val','valid','validation')
-    top = next((t for t in tops if isinstance(data, (str,Path)) and (Path(data)/t/s.names[0]).is_file()), '')
-    return [f'{top}/{n}' if top else str(n) for n in s.names]
+# %% ../nbs/82e_embed.ipynb #cd8c567c
+def _names(s): return [str(n) for n in s.names] if s.names else None
 
 def _sets(net, data): # train and test images, and where they come from
     if data is None and net.learn is None: raise ValueError(f'{net.name} has no images of its own; give data (--data): a folder of images, or the name of a data set')
     if net.learn and (data is None or _same(data, net.data)): return (net.learn.dls.train.ds, net.learn.dls.valid.ds), net.data
-    sets = _read(data, net.size)
+    from sslnb.data.sources import image_sets
+    sets = image_sets(data)
     for note in sets[0].notes: print(f'{sets[0].name}: {note}')
     if (a:=sets[0]).channels!=net.in_chans: print(f"{a.name}: {'grey images are repeated for a colour network' if a.channels==1 else 'colour images are shown in grey to a network that was made for grey ones'}")
     return sets, data
-
-def _read(data, size): # files are brought to the network's size, unless they are read in batches
-    from sslnb.data.sets import ImageSet
-    try: from sslnb.data.sources import image_sets
-    except ModuleNotFoundError: from sslnb.data.sets import image_sets
-    return image_sets(data, size=size) if isinstance(data, (str,Path)) and not hasattr(ImageSet, 'at') else image_sets(data)
 
 def _same(a, b): # whether two names are of the same folder or data set
     text = lambda o: isinstance(o, (str,Path))
     return text(a) and text(b) and (str(a)==str(b) or Path(a).is_dir() and Path(a).expanduser().resolve()==Path(b).resolve())
 
-def _at(s, size): return s.at(size) if hasattr(s, 'at') else s.images
-
-# %% ../nbs/82e_embed.ipynb #6d77d9b6
+# %% ../nbs/82e_embed.ipynb #47004981
 def embed(
     source, # what `open_backbone` takes, or a file of `save_features`
     data=None, # a folder, the name of a data set, arrays, ...; None: the images that a run was trained on
@@ -96,23 +85,21 @@ def embed(
     "Clean features of train and test images, with the network's own clusters where it has some."
     if str(source).endswith('.npz'): return load_features(source, data)
     net = open_backbone(source, **kwargs)
-    return _embed(net, *_sets(net, data), bs)
+    return _embed(net, _sets(net, data)[0], bs)
 
-def _embed(net, sets, data, bs):
-    (a,*ta),(b,*tb) = (_readable(s, *net.look(_at(s, net.size), bs)) for s in sets)
-    names = [_names(a, data, 'train'),_names(b, data, 'test')]
+def _looked(net, s, bs): # the images that can be read, and what the network says of them
+    out = readable(s, *net.look(s.at(net.size), bs))
+    for note in s.skipped() if out[0] is not s else (): print(f'{s.name}: {note}')
+    return out
+
+def _embed(net, sets, bs):
+    (a,*ta),(b,*tb) = (_looked(net, s, bs) for s in sets)
+    names = [_names(a),_names(b)]
     order = torch.tensor(sorted(range(len(a)+len(b)), key=(names[0]+names[1]).__getitem__)) if all(names) else None
-    return Embedded(ta[0], a.labels, tb[0], b.labels, a.classes or None, _at(a, net.size), _at(b, net.size), tb[1], ta[1], tb[2],
+    return Embedded(ta[0], a.labels, tb[0], b.labels, a.classes or None, a.at(net.size), b.at(net.size), tb[1], ta[1], tb[2],
                     source=net.name, data=a.name, train_names=names[0], test_names=names[1], train_logits=ta[2], order=order)
 
-def _readable(s, *tables): # without files that turned out to be broken
-    bad = getattr(s, 'bad', None)
-    if not bad: return s,*tables
-    keep = torch.tensor([i for i in range(len(s)) if i not in bad])
-    print(f"{s.name}: left out, because they cannot be read: {', '.join(str(s.names[i]) if s.names else f'image {i}' for i in sorted(bad)[:5])}{' ...' if len(bad)>5 else ''} ({len(bad)} of {len(s)})")
-    return s.subset(keep),*(None if t is None else t[keep] for t in tables)
-
-# %% ../nbs/82e_embed.ipynb #9b77192d
+# %% ../nbs/82e_embed.ipynb #a5711ef0
 def free_file(
     path, # a file that shall be written
     force:bool=False # write it over
@@ -157,8 +144,9 @@ def load_features(
     return _with_images(f, data) if data is not None else f
 
 def _with_images(f, data): # the images that the rows belong to
-    a,b = _read(data, 96)
-    same = all(n is None or n==m for n,m in ((_names(a, data, 'train'),f.train_names),(_names(b, data, 'test'),f.test_names)))
+    from sslnb.data.sources import image_sets
+    a,b = image_sets(data)
+    same = all(n is None or n==m for n,m in ((_names(a),f.train_names),(_names(b),f.test_names)))
     if not same or (len(a),len(b))!=(len(f.train_names),len(f.test_names)): raise ValueError(f'the features are of {len(f.train_names)} + {len(f.test_names)} images of {f.data}, and {data} has {len(a)} + {len(b)}, or others; give the images that they were computed from')
-    f.train_images,f.test_images = _at(a, 96),_at(b, 96)
+    f.train_images,f.test_images = a.at(96),b.at(96)
     return f

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET', 'match_channels', 'Network', 'open_backbone']
 
-# %% ../nbs/82d_networks.ipynb #96ef74e2
+# %% ../nbs/82d_networks.ipynb #caf0e137
 from dataclasses import dataclass, replace
 from pathlib import Path
 import torch
@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from .core import bare
 from .augment.pipeline import clean
 from .backbones.create import create_backbone
-from .evaluate.features import clean_pass, extract
+from .evaluate.features import clean_pass, extract, full_pass
 
 # %% ../nbs/82d_networks.ipynb #cfcc8849
 def match_channels(
@@ -27,7 +27,7 @@ def match_channels(
     if (c,n)!=(3,1): raise ValueError(f'images have {c} channels and the network takes {n}; expected {n}, or 1 (repeated), or colour for a grey network')
     return (x*x.new_tensor([.299,.587,.114], dtype=torch.float32).view(3,1,1)).sum(1, keepdim=True).round().to(torch.uint8)
 
-# %% ../nbs/82d_networks.ipynb #106e77af
+# %% ../nbs/82d_networks.ipynb #25bf3185
 IMAGENET = ((0.485,0.456,0.406), (0.229,0.224,0.225))
 
 @dataclass(eq=False)
@@ -53,24 +53,14 @@ class Network:
     def prepare(self, x:Tensor)->Tensor:
         "uint8 images (B,C,H,W) of any size as the network wants them: channels, size, mean, deviation."
         return clean(match_channels(x, self.in_chans), self.mean, self.std, self.size)
-    @torch.no_grad()
     def look(self,
-        images, # uint8 (N,C,H,W), tensor; or images in files, that come in batches
+        images, # as in `batched`
         bs:int=256 # images at a time
     )->tuple: # features (N,F); cluster (N,) and its logits (N,K) by the network's own head, None where it has none
         "Features and clusters of clean images, in one pass and in full precision."
         if not self.clusters: return extract(self.backbone, images, self.prepare, bs),None,None
-        model,k,got = self.model,0,[]
-        amp,model.amp = model.amp,None
-        with clean_pass(model):
-            for x in (images.batches(bs) if hasattr(images,'batches') else images.split(bs)):
-                x = self.prepare(x.to(next(model.parameters()).device))
-                i = torch.arange(k, k:=k+len(x), device=x.device)
-                res = model([x], dict(y=torch.full_like(i,-1), idx=i))
-                l = self.read(res['out'])
-                got.append((res['features'][0], self.learn.method.assign(res['out']) if self.learn else l.argmax(1), l))
-        model.amp = amp
-        return tuple(None if o[0] is None else torch.cat(o).cpu() for o in zip(*got))
+        own = self.learn.method.assign if self.learn else lambda out: self.read(out).argmax(1)
+        return tuple(full_pass(self.model, images, self.prepare, lambda out: [own(out), self.read(out)], bs))
     def features(self, images, bs:int=256)->Tensor:
         "(N,F) features of uint8 images."
         return self.look(images, bs)[0]

@@ -45,16 +45,16 @@ def build(
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 
-# %% ../nbs/82b_pretrain.ipynb #1b2ba727
+# %% ../nbs/82b_pretrain.ipynb #fb9cf83b
 def baselines(
     learn # an `SSLLearner` that has not been trained
 )->dict: # `raw` and `untrained`
     "What pixels and the network before training are worth."
-    from sslnb.evaluate.features import Features, _read, features, pixels
+    from sslnb.evaluate.features import Features, features, pixels, readable
     import sslnb.evaluate.report
     a,b = learn.dls.train.ds,learn.dls.valid.ds
     side = 32 if len(a)<=20_000 else 16                       # more pixels than that are beyond a linear probe on a CPU
-    (a,za,_),(b,zb,_) = (_read(s, pixels(s.at(32), side), None) for s in (a,b))
+    (a,za),(b,zb) = (readable(s, pixels(s.at(32), side)) for s in (a,b))
     raw = Features(za, a.labels, zb, b.labels, a.classes or None)
     f = features(learn)
     f.assign = f.train_assign = None

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANKINGS', 'rank_clusters', 'cluster_logits', 'class_grids', 'grids_overview', 'cluster_bars', 'cluster_confusion']
 
-# %% ../../nbs/74b_evaluate.classes.ipynb #2b6d2d14
+# %% ../../nbs/74b_evaluate.classes.ipynb #ce7cd14d
 import math
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from fastcore.basics import patch
 from ..core import bare, choose, rng, whole_file
 from ..augment.pipeline import clean
-from .features import Features, clean_pass
+from .features import Features, full_pass
 from .cluster import class_ranking, contingency, entropy_ranking, match_clusters
 from .pictures import _name, fig_to_png, image_grid, picture, to_hwc
 
@@ -45,21 +45,16 @@ def rank_clusters(
         pairs = [(c,f'{by}_{s:.2f}') for c,s in zip(r['class_order'], r['score'])]
     return [int(c) for c,_ in pairs], [t for _,t in pairs]
 
-# %% ../../nbs/74b_evaluate.classes.ipynb #9fb10a4c
-@torch.no_grad()
+# %% ../../nbs/74b_evaluate.classes.ipynb #7ab28fc3
 def cluster_logits(
     learn, # an `SSLLearner`
     bs:int=512 # images at a time
 )->Tensor: # (M,K) float32 on the CPU; None where the method has none
     "Logits of the method's own clusters for the test images, divided by its temperature."
     if not hasattr(learn.method, 'cluster_logits'): return None
-    m,dls,ds = bare(learn.model),learn.dls,learn.dls.valid.ds
-    images,dev,res = ds.at(learn.size) if hasattr(ds, 'at') else ds.images, next(m.parameters()).device, []
-    with clean_pass(m):
-        for i,x in zip(torch.arange(len(ds)).split(bs), images.split(bs) if torch.is_tensor(images) else images.batches(bs)):
-            out = m([clean(x.to(dev), dls.mean, dls.std, learn.size)], dict(y=torch.full_like(i, -1).to(dev), idx=i.to(dev)))['out']
-            res.append(learn.method.cluster_logits(out).float().cpu())
-    return torch.cat(res)
+    d = learn.dls
+    prepare = lambda x: clean(x, d.mean, d.std, learn.size)
+    return full_pass(bare(learn.model), d.valid.ds.at(learn.size), prepare, lambda out: [learn.method.cluster_logits(out).float()], bs)[1]
 
 # %% ../../nbs/74b_evaluate.classes.ipynb #86b4a2ad
 def _brought_to(x, size): # uint8 (n,C,h,w) -> (n,size,size,3), by bicubic resizing; small ones in blocks

@@ -67,10 +67,10 @@ class LinearProtocol(SSLMethod, register=False):
         total = F.cross_entropy(z[0], y, ignore_index=-1, reduction='sum')
         return total*world_size()/all_sum((y>=0).sum()).clamp_min(1)
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #2721aa9c
+# %% ../../nbs/77_evaluate.protocol.ipynb #ee61b401
 def _clean_batches(ds, rows, size, middle, bs): # uint8 batches of these rows, and the share of their side to keep
     part = ds if len(rows)==len(ds) else ds.subset(rows)
-    images = part.at(round(size/(middle or .875))) if hasattr(part, 'at') else part.images
+    images = part.at(round(size/(middle or .875)))
     if not torch.is_tensor(images): return images.batches(bs), middle or .875          # in files, of any size
     return images.split(bs), middle or (.875 if max(images.shape[2:])>size else 1.)
 
