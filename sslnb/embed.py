@@ -99,7 +99,7 @@ def _embed(net, sets, bs):
     return Embedded(ta[0], a.labels, tb[0], b.labels, a.classes or None, a.at(net.size), b.at(net.size), tb[1], ta[1], tb[2],
                     source=net.name, data=a.name, train_names=names[0], test_names=names[1], train_logits=ta[2], order=order)
 
-# %% ../nbs/82e_embed.ipynb #a5711ef0
+# %% ../nbs/82e_embed.ipynb #1fdcb8ab
 def free_file(
     path, # a file that shall be written
     force:bool=False # write it over
@@ -125,17 +125,25 @@ def save_features(
     with whole_file(path) as tmp, open(tmp, 'wb') as h: np.savez(h, **out)
     return path
 
+def _whole(z, path): # arrays of a file, with what others' files do not say filled in
+    if 'features' not in z or z['features'].ndim!=2: raise ValueError(f"{path} holds {', '.join(z) or 'nothing'}; expected an array features (N,F), and perhaps labels, names, splits, classes")
+    n = len(z['features'])
+    z = {**dict(names=np.array([f'image {i}' for i in range(n)]), splits=np.full(n, 'train'), labels=np.full(n, -1), classes=np.array([], dtype=str), clusters=np.full(n, -1),
+                confidence=np.full(n, np.nan, np.float32), about=np.array([Path(path).stem, Path(path).stem])), **z}
+    for k in ('names','splits','labels','clusters','confidence'):
+        if len(z[k])!=n: raise ValueError(f'{path} has {n} rows of features and {len(z[k])} {k}; expected one for each row')
+    return z
+
 def load_features(
-    path, # a file of `save_features`
+    path, # a file of `save_features`; or any `.npz` with an array `features` (N,F), and `labels`, `names`, `splits`, `classes` where they are known
     data=None # the images, for pictures; None: there are none
 )->Embedded:
     "Read features back; nothing in the file is executed."
     import zipfile
-    need = {'features','names','splits','labels','classes','clusters','confidence','about'}
     try: z = dict(np.load(path, allow_pickle=False))
     except FileNotFoundError: raise FileNotFoundError(f'there is no file {path}') from None
     except (OSError,ValueError,EOFError,TypeError,zipfile.BadZipFile) as e: raise ValueError(f'{path} holds no features ({type(e).__name__}: {str(e)[:100]}); expected a file of sslnb features') from None
-    if need-z.keys(): raise ValueError(f"{path} lacks {', '.join(sorted(need-z.keys()))}; expected a file of sslnb features")
+    z = _whole(z, path)
     tr,own = z['splits']=='train',(z['clusters']>=0).any()
     order = torch.tensor(np.argsort(np.argsort(~tr, kind='stable')))
     part = lambda k,on: torch.tensor(z[k][on]) if on.any() else None
