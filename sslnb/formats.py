@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FORMATS', 'plain_network', 'detectron2_key', 'to_detectron2', 'export_network']
 
-# %% ../nbs/82f_formats.ipynb #48df0201
+# %% ../nbs/82f_formats.ipynb #ac4542b8
 import importlib.util, json, pickle
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -130,8 +131,12 @@ def _same_as_torch(path, model, x): # what was found out, in words
     if off>1e-3: Path(path).unlink(); raise ValueError(f'the ONNX network differs from the one in torch by {off:.1e} of its largest feature; use safetensors, and please report it')
     return f'compared with torch for 1, 2 and 4 images: off by {off:.0e} of the largest feature at most'
 
-# %% ../nbs/82f_formats.ipynb #61687f71
+# %% ../nbs/82f_formats.ipynb #6f96e659
 FORMATS = dict(safetensors='.safetensors', torchvision='.torchvision.pth', timm='.timm.pth', onnx='.onnx', detectron2='.detectron2.pkl')
+
+def _network(source, **kwargs): # a finished run has its network in a file: no need to open its images
+    file = Path(source)/'backbone.safetensors' if isinstance(source, (str,Path)) and (Path(source)/'recipe.yml').is_file() else None
+    return replace(open_backbone(file, **kwargs), name=Path(source).resolve().name) if file and file.is_file() else open_backbone(source, **kwargs)
 
 def export_network(
     source, # what `open_backbone` takes
@@ -144,7 +149,7 @@ def export_network(
     end = choose(format, FORMATS, 'format')
     if str(source).endswith('.npz'): raise ValueError(f'{source} holds features and no network; export the run, or the file, that they were computed with')
     if out: free_file(out, force)
-    net = open_backbone(source, **kwargs)
+    net = _network(source, **kwargs)
     path = free_file(out or f'{net.name}{end}', force)
     if format=='safetensors': return _safetensors(net, path), ['from sslnb.export import load_backbone', f"backbone = load_backbone({str(path)!r})"]
     if format=='onnx': return path, [f'# {_onnx(net, path)}', 'import onnxruntime', f"run = onnxruntime.InferenceSession({str(path)!r}).run", "features, = run(None, dict(images=x))", _prepared(net)]

@@ -2,7 +2,7 @@
 
     python tools/result.py runs/cifar10-selfclassifier-seed0 results/cifar10.csv --data "CIFAR-10, 5,000 images" --device "cpu, 2 cores"
 
-Everything else is read from the run's own files; the commit is that of the working tree, which must be clean."""
+Everything else is read from the run's own files; the commit is that of the working tree, which must be clean, unless --commit says what made the run."""
 import argparse, csv, json, subprocess
 from pathlib import Path
 import yaml
@@ -25,12 +25,12 @@ def settings(recipe):
     same = lambda k,v: k in keys and plain(keys[k].default)==v
     return '; '.join(f'{k} {v}' for k,v in recipe.items() if k not in PLACE and v is not None and not same(k, v))
 
-def rows(run, data, device, gb):
+def rows(run, data, device, gb, made):
     "Rows of one run."
     recipe,scores = yaml.safe_load((run/'recipe.yml').read_text()), json.loads((run/'scores.json').read_text())
     history = list(csv.DictReader(open(run/'history.csv')))
     minutes = sum(float(h['time']) for h in history)/60
-    common = dict(data=data, seed=recipe['seed'], device=device, commit=commit())
+    common = dict(data=data, seed=recipe['seed'], device=device, commit=made)
     own = dict(backbone=recipe['backbone'])
     what = dict(raw={'method':'raw pixels + k-means', 'epochs':0}, untrained={'method':'untrained', 'epochs':0, **own},
                 trained={'method':recipe['method'], **own, 'epochs':len(history), 'batch':recipe['bs'], 'minutes':round(minutes, 2), 'gb':gb, 'settings':settings(recipe)})
@@ -40,9 +40,9 @@ def rows(run, data, device, gb):
 if __name__=='__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('run', type=Path); p.add_argument('table', type=Path)
-    p.add_argument('--data', required=True, help='the images, in words'); p.add_argument('--device', required=True, help='what it ran on, in words'); p.add_argument('--gb', default='', help='peak memory, where it was measured')
+    p.add_argument('--data', required=True, help='the images, in words'); p.add_argument('--device', required=True, help='what it ran on, in words'); p.add_argument('--gb', default='', help='peak memory, where it was measured'); p.add_argument('--commit', help='what the run was made with, by default the commit of the working tree')
     a = p.parse_args()
-    new = list(rows(a.run, a.data, a.device, a.gb))
+    new = list(rows(a.run, a.data, a.device, a.gb, a.commit or commit()))
     old = list(csv.DictReader(open(a.table))) if a.table.exists() else []
     same = lambda r,o: all(str(r[k])==o.get(k,'') for k in ('method','data','backbone','epochs','seed','settings'))
     with open(a.table, 'w', newline='') as f:

@@ -227,8 +227,8 @@ def show_map(self:Features,
     if by=='label': return tsne_map(self.eval_x, self.eval_y, self.classes, 'coloured by label', **kwargs)
     return tsne_map(self.eval_x, self.kmeans() if self.assign is None else self.assign, None, 'coloured by cluster', **kwargs)
 
-# %% ../../nbs/74_evaluate.pictures.ipynb #0e4d288f
-_LABELS = dict(loss='loss', train_loss='loss', lr='learning rate', knn='online kNN accuracy', rankme='RankMe (directions in use)',
+# %% ../../nbs/74_evaluate.pictures.ipynb #510ad429
+_LABELS = dict(loss='loss', train_loss='loss', lr='learning rate', knn='online kNN accuracy', nn='queue neighbours with the same label', rankme='RankMe (directions in use)',
               std='embedding std (1 = healthy, 0 = collapsed)', embedding_std='embedding std (1 = healthy, 0 = collapsed)', uniformity='uniformity (lower is better)', unif='uniformity (lower is better)',
               alignment='alignment of two views (lower is better)', align='alignment of two views (lower is better)', used='clusters in use', perplexity='cluster perplexity')
 
