@@ -117,7 +117,7 @@ def make_loader(
     "The loader for a set of images."
     return (FileLoader if isinstance(ds, FileSet) else SSLLoader)(ds, *args, **kwargs)
 
-# %% ../../nbs/15_data.loader.ipynb #eeb1b9d0
+# %% ../../nbs/15_data.loader.ipynb #0799a9a1
 class SSLDataLoaders(DataLoaders):
     "Train and test loaders, and the facts about the data that methods, views and evaluation need."
     n_inp = 1
@@ -156,7 +156,7 @@ def ssl_dls(
     "Train and test loaders of uint8 batches for self-supervised training."
     setup()
     train,valid = image_sets(source, **kwargs)
-    for note in train.notes: print(f'{train.name}: {note}')
+    for note in train.notes if rank()==0 else (): print(f'{train.name}: {note}')
     if bs is None: bs = max(world_size(), min(256, len(train))//world_size()*world_size())
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return SSLDataLoaders(make_loader(train, bs, seed), make_loader(valid, bs, seed, shuffle=False, drop_last=False), mean, std, path, device)
