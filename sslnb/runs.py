@@ -14,7 +14,7 @@ from .recipes import *
 from .recipes import package, Text
 from .rules import *
 
-# %% ../nbs/81_runs.ipynb #db5ca093
+# %% ../nbs/81_runs.ipynb #2e0f629c
 @dataclass
 class Run:
     "A run: its folder, its recipe, and its scores where it is finished."
@@ -50,10 +50,10 @@ def _check_data(data, dry=False): # a name, or a folder's full path
     choose(data, known_data(), 'data set (and no folder of that name)')
 
 def _full(k, v): # the value of a key; files and folders by their full path, so that a run can be taken up from anywhere
-    if k not in ('init','root','few') or not isinstance(v, (str,Path)): return v
+    if k not in ('init','root','few','only') or not isinstance(v, (str,Path)): return v
     p = Path(v).expanduser()
     if p.exists(): return str(p.resolve())
-    if k!='few': raise FileNotFoundError(f'{k}={v}: there is no such {"file" if k=="init" else "folder"}')
+    if k not in ('few','only'): raise FileNotFoundError(f'{k}={v}: there is no such {"file" if k=="init" else "folder"}')
     return str(v)
 
 def _unfinished(p): return (p/'recipe.yml').exists() and not (p/'scores.json').exists()

@@ -6,7 +6,7 @@
 __all__ = ['DATASETS', 'CIFAR100_TO_20', 'CIFAR20', 'dataset', 'data_root', 'digits', 'cifar10', 'cifar100', 'supercifar100',
            'stl10', 'stl10_labelled', 'wnid_sets', 'tiny', 'slim', 'imagenet', 'imagenet100', 'image_sets']
 
-# %% ../../nbs/10g_data.sources.ipynb #1dd04346
+# %% ../../nbs/10g_data.sources.ipynb #7a65a2f0
 import glob, os, socket
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..core import choose, takes
 from .files import FileSet, file_set, from_folder
 from .images import _hw, image_files
+from .lists import class_list, class_subset
 from .objects import _scalar, from_dataset, from_items, from_table, is_table, label_numbers
 from .sets import Images, ImageSet, from_array, split
 from .subsets import _amount, few_labels, find_images, labels_from, read_list
@@ -120,7 +121,7 @@ def stl10_labelled(root)->tuple:
     "The labelled images of STL-10 alone."
     return _stl('stl10_labelled', root, 'train')
 
-# %% ../../nbs/10g_data.sources.ipynb #6ead22a4
+# %% ../../nbs/10g_data.sources.ipynb #ce1bc5ae
 def _folders(d): return sorted(p.name for p in Path(d).iterdir() if p.is_dir() and not p.name.startswith('.'))
 def _by_class(d, part, classes): return [(os.path.join(part, c, f), c) for c in classes for f in (image_files(d/part/c) if (d/part/c).is_dir() else [])]
 
@@ -184,14 +185,13 @@ def slim(root, size=None)->tuple:
 
 _IMAGENET = ('imagenet','ILSVRC2012','ILSVRC/Data/CLS-LOC')
 @dataset
-def imagenet(root, size=None)->tuple:
+def imagenet(root, size=None, only=None)->tuple:
     "ImageNet of 2012: 1,281,167 and 50,000 photographs, 1,000 classes (https://arxiv.org/abs/1409.0575)."
     d = _place(root, *_IMAGENET)
     if d is None: raise _missing('imagenet', root, 'imagenet/train/<wnid>/*.JPEG and imagenet/val/<wnid>/*.JPEG, or imagenet/val/*.JPEG with LOC_val_solution.csv or val.txt beside; it may not be downloaded without an account')
-    return wnid_sets('imagenet', root, d, 1000, size=size)
+    return wnid_sets('imagenet', root, d, *(1000,None) if only is None else (len(c:=class_list(only)),c), size)
 
 def _imagenet100(d): # its classes in order: the user's list, else that of the library
-    from sslnb.data.lists import class_list
     return class_list(d/'classes.txt' if (d/'classes.txt').is_file() else 'imagenet100')
 
 @dataset
@@ -201,7 +201,7 @@ def imagenet100(root, size=None)->tuple:
     if d is None: raise _missing('imagenet100', root, 'imagenet100/train/<wnid>/*.JPEG and imagenet100/val/<wnid>/*.JPEG, or all of imagenet (its 100 classes are picked out)')
     return wnid_sets('imagenet100', root, d, 100, _imagenet100(d), size)
 
-# %% ../../nbs/10g_data.sources.ipynb #ddcd6140
+# %% ../../nbs/10g_data.sources.ipynb #0e791540
 def _is_labels(y): return y is None or isinstance(y, (list,tuple,np.ndarray,Tensor)) and len(y)>0 and _scalar(y[0])
 def _is_array(x): return isinstance(x, Tensor) or hasattr(x, '__array__')
 def _is_picture(x): return hasattr(x, 'getexif') or _is_array(x) and x.ndim==3 and (x.shape[-1] in (1,3,4) or x.shape[0] in (1,3))
@@ -239,9 +239,9 @@ def _matched(train, test): # the test set with the class numbers of the training
     new = torch.tensor([both.index(c) for c in b])
     return train.with_labels(train.labels, both), test.with_labels(torch.where(test.labels<0, -1, new[test.labels.clamp_min(0)]), both)
 
-def _named(name, size, root):
+def _named(name, size, root, only):
     f,root = DATASETS.get(name),data_root(root)
-    if f: return f(**{k:v for k,v in dict(root=root, size=size).items() if takes(f, k)})
+    if f: return f(**{k:v for k,v in dict(root=root, size=size, only=only).items() if takes(f, k)})
     near = [p for b in (Path(), root) for q in (name, os.path.join('*', name)) for p in glob.glob(str(b/glob.escape(q) if q==name else b/'*'/glob.escape(name))) if os.path.isdir(p)]
     plain = name.lower().replace('-','').replace('_','')
     hint = f"; there is a folder {near[0]}: give that path" if near else ''
@@ -249,7 +249,7 @@ def _named(name, size, root):
     try: choose(name, DATASETS, 'data set (and no folder of that name)')
     except ValueError as e: raise ValueError(f'{e}{hint}') from None
 
-# %% ../../nbs/10g_data.sources.ipynb #e14597c1
+# %% ../../nbs/10g_data.sources.ipynb #0f8d0ae8
 def image_sets(
     source, # a name (`'digits'`), a folder, an array, `(images, labels)`, an `ImageSet`, a data set of torchvision or Hugging Face; a pair of these; a dict with `'train'` and `'test'`
     size:int|tuple|None=None, # for images in files: side in pixels, or (H, W), that they are brought to in memory
@@ -258,6 +258,7 @@ def image_sets(
     split_seed:int=42, # of that draw, and of the labels that `few` keeps
     root:str|Path|None=None, # folder of the data sets by name; by default SSLNB_DATA, else `~/.cache/sslnb`
     few:float|int|str|None=None, # keep these training labels only: a share, a number for each class, a CSV file
+    only:str|None=None, # keep these classes only: a list that comes with the library (see `class_lists`), or a file with a class a line; labels in its order
     image_column:str|None=None, # for Hugging Face: column of the pictures
     label_column:str|None=None # and of the labels
 )->tuple: # train and test sets
@@ -265,13 +266,14 @@ def image_sets(
     how = (image_column,label_column,labels)
     if isinstance(source, (str,Path)):
         folder = os.path.isdir(p:=os.path.expanduser(source)) or os.sep in str(source) or str(source).startswith('.')
-        sets = from_folder(p, size, labels, valid_pct, split_seed) if folder and str(source) not in DATASETS else _named(str(source), size, root)
+        sets = from_folder(p, size, labels, valid_pct, split_seed) if folder and str(source) not in DATASETS else _named(str(source), size, root, only)
     elif isinstance(source, dict): sets = _parts(source, size, how)
     elif isinstance(source, (tuple,list)) and len(source)==2 and not _is_labels(source[1]) and not all(map(_is_picture, source)):
         if all(map(_is_array, source)) and source[1].ndim==2: raise ValueError(f'labels of shape {tuple(source[1].shape)}; expected one number for each image (for rows with a one, their argmax(1))')
         sets = tuple(_one(s, size, how, n) for s,n in zip(source, ('train','test')))
     else: sets = _one(source, size, how)
     train,test = _matched(*sets) if isinstance(sets, tuple) else split(sets, valid_pct, split_seed)
+    if only is not None and not takes(DATASETS.get(str(source), len), 'only'): train,test = (class_subset(s, only) for s in (train,test))
     if few is not None and _amount(few) is None and not isinstance(sets, tuple) and not train.names: raise ValueError(f'few={few!r} goes by number, but a share of the images is held out for testing; give (train, test), so that the numbers mean something')
     if size and isinstance(train, ImageSet) and train.size!=_hw(size): train.notes.append(f'its images have {train.size[0]} x {train.size[1]} pixels in memory, and stay so')
     if labels is False: train,test = (s.with_labels(None) for s in (train,test))
