@@ -20,7 +20,7 @@ from .learner import SSLLearner
 from .callback.precision import Precision, Guard, Clip
 from .callback.checkpoint import Checkpoint
 
-# %% ../nbs/38_fit.ipynb #d302396c
+# %% ../nbs/38_fit.ipynb #74d63e37
 RECIPE = dict(
     opt='adamw',        # optimiser: adamw, adam, sgd, lars, larc, or any of torch.optim
     lr=1e-3,            # highest learning rate, for a batch of 256
@@ -33,11 +33,23 @@ RECIPE = dict(
     warmup=0.,          # epochs of linear warm-up
     start_lr=0.,        # where the warm-up starts, for a batch of 256
     final_lr=0.,        # what the cosine falls to, for a batch of 256; None keeps lr
+    decay_at=None,      # steps in place of the cosine: epochs after which the rate falls, `[60, 80]`, or shares of the run below 1, `[.6, .8]`
+    decay_by=0.1,       # what the rate is multiplied with at each of them
     lr_each='step',     # the rate changes with every step, or with every epoch
     clip=None,          # longest gradient of one parameter tensor
     epochs=100,         # passes over the training images
     precision='fp32',   # fp32, bf16 or fp16
 )
+
+def _drops(r): # where the rate falls, a list
+    at = r['decay_at']
+    return [] if at is None else list(at) if isinstance(at, (list,tuple)) else [at]
+
+def _check_steps(r):
+    ok = lambda v: isinstance(v, (int,float)) and not isinstance(v, bool) and v>0
+    if r['decay_at'] is not None and not (_drops(r) and all(map(ok, _drops(r)))): raise ValueError(f"decay_at={r['decay_at']!r}; expected epochs such as [60, 80], or shares of the run such as [.6, .8]")
+    if not ok(r['decay_by']) or r['decay_by']>1: raise ValueError(f"decay_by={r['decay_by']!r}; expected what the rate is multiplied with, above 0 and at most 1")
+    if r['decay_at'] is not None and r['final_lr']: raise ValueError(f"final_lr={r['final_lr']} beside decay_at={r['decay_at']}; the rate follows a cosine to final_lr, or falls in steps: give one of them, the other as None")
 
 def check_recipe(
     r:dict # some keys of a recipe
@@ -51,6 +63,7 @@ def check_recipe(
     if r['backbone_lr'] is not None and not (isinstance(r['backbone_lr'], (int,float)) and r['backbone_lr']>=0<r['lr']): raise ValueError(f"backbone_lr={r['backbone_lr']!r} beside lr={r['lr']}; expected a number of at least 0, and an lr above 0")
     for k in ('start_lr','final_lr'):
         if r[k] is not None and r[k]>r['lr']: raise ValueError(f"{k}={r[k]} is above lr={r['lr']}; the warm-up rises to lr and the cosine falls from it")
+    _check_steps(r)
     if not isinstance(r['epochs'], int) or r['epochs']<1: raise ValueError(f"epochs={r['epochs']!r}; expected a whole number of at least 1")
     return r
 
@@ -58,8 +71,10 @@ def merge_recipe(
     own:dict, # the method's recipe
     given:dict # what somebody wants otherwise
 )->dict: # a whole recipe
-    "A method's recipe with changes: another optimiser leaves the old one's numbers behind, another lr takes start and end of the schedule along."
+    "A method's recipe with changes: another optimiser leaves the old one's numbers behind, another lr takes start and end of the schedule along, steps take the place of a cosine and the other way round."
     own = dict(own)
+    for a,b in (('decay_at','final_lr'),('final_lr','decay_at')):
+        if given.get(a) is not None and given.get(b) is None: own.pop(b, None)
     if given.get('opt', own.get('opt'))!=own.get('opt'): own = {k:v for k,v in own.items() if k in ('epochs','warmup','precision')}
     elif 'lr' in given and own.get('lr'):
         for k in ('start_lr','final_lr'):
@@ -73,7 +88,7 @@ def lr_factor(
     "What learning rates are multiplied with: the linear rule is https://arxiv.org/abs/1706.02677."
     return dict(linear=bs/256, sqrt=(bs/256)**0.5, none=1.)[r['lr_rule']]
 
-# %% ../nbs/38_fit.ipynb #d4ccc73f
+# %% ../nbs/38_fit.ipynb #49f5452f
 class Schedule(Callback):
     "Set the learning rate of every step from a table."
     order,run_valid = 5,False
@@ -93,7 +108,10 @@ def schedule(
     f,E = lr_factor(r, bs),r['epochs']
     k,each = (n,1) if r['lr_each']=='step' else (1,n)
     up = round(min(r['warmup'], E/2)*k)
-    return warmup_cosine(E*k, r['lr']*f, None if r['final_lr'] is None else r['final_lr']*f, up, r['start_lr']*f).repeat_interleave(each)
+    final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
+    lrs = warmup_cosine(E*k, r['lr']*f, final, up, r['start_lr']*f)
+    for at in _drops(r): lrs[max(up, round((at*E if at<1 else at)*k)):] *= r['decay_by']
+    return lrs.repeat_interleave(each)
 
 # %% ../nbs/38_fit.ipynb #3223545e
 def _two_rates(model, groups, scale): # the backbone's parameters in groups of their own, after the others

@@ -112,7 +112,7 @@ def plan(
     return plain(dict(run=str(path), data=_data(learn, flat, why), batch=dict(size=bs, steps=n, left=learn.dls.n-n*bs, epochs=flat['epochs'], total=n*flat['epochs']), views=_views(learn), **_network(learn),
         method=dict(name=type(m).__name__, doc=(type(m).__doc__ or '').split('\n')[0], trivial=m.trivial(), clusters=m.n_clusters), optimiser=opt, rate=rate, recipe=flat, seconds=time.time()-t0))
 
-# %% ../nbs/82c_plan.ipynb #7f50874d
+# %% ../nbs/82c_plan.ipynb #5129a1ce
 def _n(v): # a number for people
     return f'{v:,}' if isinstance(v, int) else f'{v:.4g}'
 def _px(s): return f'{s} x {s}' if isinstance(s, int) else ' x '.join(map(str, s))
@@ -145,6 +145,7 @@ def _schedule_lines(r, b, flat):
     yield f"lr {_value(flat['lr'])} is for 256 images and {rule}: with {_n(b['size'])} it is {_n(r['peak'])}" if r['rule']!='none' else f"lr {_value(flat['lr'])}, {rule}"
     up = f"{_n(r['peak'])} from step {_n(r['peak_step'])} (end of the warm-up), " if r['peak_step']>1 else ''
     yield f"{_n(r['first'])} at the first step, {up}{_n(r['last'])} at the last, step {_n(b['total'])}"
+    if (at:=flat.get('decay_at')) is not None: yield f"times {_value(flat['decay_by'])} after {' and '.join(f'{v:.0%} of the run' if v<1 else f'{v:g} epochs' for v in (at if isinstance(at, (list,tuple)) else [at]))}"
 
 # %% ../nbs/82c_plan.ipynb #9cbfc3b3
 def _network_lines(p):

@@ -9,6 +9,7 @@ from sslnb.distributed import equal_state, run_ranks
 from sslnb.learner import ssl_learner
 from sslnb.evaluate.classes import cluster_logits
 from sslnb.evaluate.features import clusters, features
+from sslnb.evaluate.finetune import finetune
 from sslnb.evaluate.protocol import linear_learner, top_accuracy
 from sslnb.evaluate.superclasses import BREEDS, breeds, read_hierarchy
 
@@ -37,6 +38,19 @@ def test_two_processes_train_the_classifier_of_one(frozen):
         assert two[0] == pytest.approx(losses, abs=1e-6)                      # the record is float32
         for k, v in state.items(): assert abs(two[1][k].astype('float64')-v).max() < 1e-9*max(1, abs(v).max()), k
         assert two[2] == acc and two[3]
+
+def fine_tuned():
+    "Losses and rows of a fine-tuning on four labels of each digit, in batches of 20, batch norm over all processes."
+    torch.manual_seed(0)
+    learn = ssl_learner(ssl_dls('digits', bs=64, device='cpu'), 'conv4', 'SelfClassifier', size=8)
+    res = finetune(learn, labels=4, epochs=3, bs=26, lr=.1, lr_head=.1, views=dict(flip=0., scale=(.8,1)), show=False)
+    return [r['loss'] for r in res['history']], res['top1'], res['images']
+
+def test_two_processes_fine_tune_as_one():
+    losses, top1, n = fine_tuned()
+    assert n == 40 and losses[-1] < losses[0]
+    for two in run_ranks(fine_tuned):
+        assert two[0] == pytest.approx(losses, abs=1e-4) and two[1] == pytest.approx(top1, abs=.01) and two[2] == n
 
 def test_logits_of_self_classifier_are_those_of_its_clusters():
     learn = ssl_learner(ssl_dls('digits', bs=64, device='cpu'), 'conv4', 'SelfClassifier', size=8)

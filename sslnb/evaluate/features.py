@@ -65,7 +65,7 @@ def pixels(
     small = lambda b: F.adaptive_avg_pool2d(b, (min(size,b.shape[2]), min(size,b.shape[3])))
     return torch.cat([small(b.float()/255).flatten(1) for b in batched(images, bs)])
 
-# %% ../../nbs/70_evaluate.features.ipynb #1db594f0
+# %% ../../nbs/70_evaluate.features.ipynb #38ca5590
 @dataclass(eq=False)
 class Features:
     "Features of train and test images, with what is known about them."
@@ -80,6 +80,7 @@ class Features:
     train_assign:Tensor=None # (N,) int64 the same for the training images
     logits:Tensor=None # (M,K) logits of that head; `assign` is their argmax where it is not given
     views:tuple=None # two (n,F) tables: features of two views of the same images
+    n_clusters:int=None # how many clusters the method's head tells apart, those without images too
 
     def __post_init__(self):
         for part in ('train','test'): self._check(part)
@@ -129,7 +130,7 @@ class Features:
         n = f'{len(self.train)} train' + ('' if self.test is None else f' + {len(self.test)} test')
         return f"Features({n} images x {self.train.shape[1]} features, " + (f"{self.n_classes} classes)" if self.labelled else "no labels)")
 
-# %% ../../nbs/70_evaluate.features.ipynb #1ddc74f6
+# %% ../../nbs/70_evaluate.features.ipynb #4a54fd21
 @torch.no_grad()
 def full_pass(
     model:nn.Module, # an `SSLModel`
@@ -188,4 +189,4 @@ def features(
     (a,za,ca),(b,zb,cb) = (readable(s, *one_pass(learn, s.at(learn.size), bs)) for s in (dls.train.ds, dls.valid.ds))
     if views and learn.views.n_views>1 and learn.views.sizes[0]==learn.views.sizes[1]:
         two = tuple(extract(bare(learn.model).backbone, v, lambda x: x, bs) for v in learn.views(b.at(learn.size)[:views], seed=dls.seed, step=0)[:2])
-    return Features(za, a.labels, zb, b.labels, dls.classes or None, a.images, b.images, assign=cb, train_assign=ca, views=two)
+    return Features(za, a.labels, zb, b.labels, dls.classes or None, a.images, b.images, assign=cb, train_assign=ca, views=two, n_clusters=learn.method.n_clusters)
