@@ -13,14 +13,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from .backbones.create import create_backbone, small_stem, _by_name
 from .backbones.resnet import wider_resnets
 
-# %% ../nbs/28_layouts.ipynb #156f565b
+# %% ../nbs/28_layouts.ipynb #f0767b5f
 LAYOUTS = {}
 
 def layout(
-    name:str # of the system, for messages
+    name:str, # of the system, for messages
+    **meta # how its images were prepared, where that is not as usual: `std=(.228,.224,.225)`
 ): # decorator of `f(sd) -> None`, or `(tensors in our names, head)`; `head(n_in, **settings)` builds the module
     "Register a layout of released files; `sd` has no `module.` and no `state_dict.` in front."
-    def add(f): LAYOUTS[name] = f; return f
+    def add(f): LAYOUTS[name],f.meta = f,meta; return f
     return add
 
 def network(
@@ -41,7 +42,7 @@ def recognise(
     for name,f in LAYOUTS.items():
         if (found:=f(sd)) is not None: return (name, *found)
     if any(k.startswith('head.') for k in sd): return 'sslnb', sd, None
-    if not any(v.ndim==4 for v in sd.values()): raise ValueError(f"no network in it: {_some(list(sd)) or 'no tensors'}; known are files of {', '.join(LAYOUTS) or 'no method yet'}, and plain backbones")
+    if not any(v.ndim==4 for v in sd.values()): raise ValueError(f"no network in it: {_some(list(sd)) or 'no tensors'}; known are files of {', '.join(LAYOUTS) or 'no method yet'}, and plain backbones; load_linear reads a linear classifier")
     last = ('fc.','classifier.','head.')
     return 'backbone', {f"backbone.{k.removeprefix('backbone.')}":v for k,v in sd.items() if not k.startswith(last)}, lambda n_in: nn.Identity()
 
