@@ -45,7 +45,7 @@ class Health(Callback):
         if self.speak and self.row and not self.learn.stopped:
             for a in self.advice(): self.learn.logger(a)
 
-# %% ../../nbs/34_callback.health.ipynb #a024e406
+# %% ../../nbs/34_callback.health.ipynb #1e810deb
 def advice(
     row:dict, # the last row of the panel
     loss:float|None=None, # the last loss
@@ -69,11 +69,12 @@ def advice(
 
 def _plateau(s): # what to change where the loss of a method with prototypes stays at ln K; `s`: its settings
     tips = [f"lower eps (from {s['eps']} to {round(.6*s['eps'], 4)})"] if 'eps' in s else []
-    tips += ['freeze the prototypes longer']*('freeze' in s)+['use fewer prototypes']
+    tips += ['freeze the prototypes longer']*any(k.startswith('freeze') for k in s)+['use fewer prototypes']
     if not s.get('queue', 1): tips.append('give a queue, if a batch has fewer images than there are prototypes')
     return f"Every image is as near to one prototype as to all others, as at the start of any run. If it stays so after the first epochs: {', '.join(tips)}, soften the crops (larger scale, fewer local ones), or lower the learning rate."
 
 def _advice(self):
     h,m = self.learn.recorder.history,self.learn.method
-    return advice(self.row, h[-1]['loss'] if h else None, m.trivial(), m.n_clusters, getattr(self,'dims',None), m.settings if hasattr(bare(self.learn.model).head, 'prototypes') else None)
+    s = {**m.settings, **({'queue':m.queue_length} if hasattr(m, 'queue_length') else {})} if hasattr(bare(self.learn.model).head, 'prototypes') else None
+    return advice(self.row, h[-1]['loss'] if h else None, m.trivial(), m.n_clusters, getattr(self,'dims',None), s)
 Health.advice = _advice
