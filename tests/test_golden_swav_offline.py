@@ -149,7 +149,7 @@ def test_sela_labels(name):
 
 def _rank_labels(name):
     p = T(D[f'sela/{name}/softmax']).log().tensor_split([7])[rank()]
-    return sinkhorn_labels(p, torch.eye(p.shape[1], dtype=p.dtype), eps=1/M[f'sela/{name}']['lamb'], tol=1e-6, max_iters=3000).numpy()
+    return sinkhorn_labels(p, torch.eye(p.shape[1], dtype=p.dtype), eps=1/M[f"sela/{name}"]["lamb"]).numpy()
 
 
 @pytest.mark.parametrize('name', sorted({k.split('/')[1] for k in D if k.startswith('sela/')}))

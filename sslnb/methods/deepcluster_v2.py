@@ -12,7 +12,7 @@ from ..core import bare, rng
 from ..kmeans import spherical_kmeans
 from ..offline import OfflineClustering
 
-# %% ../../nbs/53_methods.deepcluster_v2.ipynb #786d5d10
+# %% ../../nbs/53_methods.deepcluster_v2.ipynb #f59eed28
 class DeepClusterV2(OfflineClustering):
     "DeepCluster-v2 (https://arxiv.org/abs/2006.09882, appendix D): k-means labels and centroids for an epoch, in several sets."
     def __init__(self,
@@ -24,6 +24,9 @@ class DeepClusterV2(OfflineClustering):
         assign_crops:tuple=(0,1), # views whose embeddings are clustered, a bank for each
         bn:bool=True # batch norm in the projection?
     ): store_attr()
+    def setup(self, dls, backbone):
+        super().setup(dls, backbone)
+        if self.kmeans_iters<0: raise ValueError(f'kmeans_iters={self.kmeans_iters}; expected at least 0, such as 10')
     def head(self, n_in):
         head = super().head(n_in)
         head.prototypes.requires_grad_(False)

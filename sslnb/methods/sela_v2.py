@@ -35,9 +35,10 @@ def sinkhorn_labels(
         v = _columns(torch.stack([(xs@w+us[:,None]).logsumexp(0) for xs,us in zip(x.split(chunk), u.split(chunk))]))
     return torch.cat([(xs@w-v).argmax(1) for xs in x.split(chunk)])
 
-# %% ../../nbs/54_methods.sela_v2.ipynb #a34352f0
+# %% ../../nbs/54_methods.sela_v2.ipynb #e71ea4d0
 class SeLaV2(OfflineClustering):
     "SeLa-v2 (https://arxiv.org/abs/2006.09882, appendix D): evenly shared labels for an epoch, prototypes that are learnt."
+    tiny = dict(dim=32, hidden=64, freeze_epochs=0)
     def __init__(self,
         n_prototypes:list|None=None, # prototypes of each set; by default three sets of N/100, at least 10, at most 3000
         dim:int=128, # size of the embedding
