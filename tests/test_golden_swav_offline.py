@@ -72,7 +72,7 @@ def with_bank(parts, size, Ks, start, n_in=None, iters=10, **kw):
     "The method, with a model that holds the official banks."
     bank = from_official_banks(parts, size)
     method = Given(T(start), n_prototypes=Ks, dim=bank.rows.shape[2], hidden=0, kmeans_iters=iters, assign_crops=tuple(range(len(bank.rows))), **kw)
-    method.setup(SimpleNamespace(n=size, bs=size, train=[0]), None)
+    method.setup(SimpleNamespace(n=size, bs=size, train=[0], n_classes=0), None)
     model = SSLModel(nn.Identity(), method.head(n_in or bank.rows.shape[2]))
     model.head.bank.load_state_dict(bank.state_dict())
     method.learn = SimpleNamespace(model=model)

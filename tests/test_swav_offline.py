@@ -84,7 +84,7 @@ def test_prototypes_of_sela_wait_then_learn(frozen):
     class Watch(Callback):
         order = 99
         def before_step(self): seen.append(self.learn.model.head.sets[0].weight.detach().clone())
-    make(SeLaV2, freeze_epochs=frozen).fit_ssl(3, opt='sgd', lr=.1, wd=.1, momentum=.9, warmup=0, cbs=Watch())
+    make(SeLaV2, freeze=frozen).fit_ssl(3, opt='sgd', lr=.1, wd=.1, momentum=.9, warmup=0, cbs=Watch())
     for w in seen: torch.testing.assert_close(w.norm(dim=1), torch.ones(len(w)))
     moved = [(w-seen[0]).abs().max()>1e-6 for w in seen]
     assert moved==[k>5*frozen for k in range(15)]
