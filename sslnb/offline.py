@@ -28,13 +28,14 @@ def label_loss(
     total = F.cross_entropy(torch.cat(list(scores))/temp, y, ignore_index=-100, reduction='sum')
     return total/all_mean((y>=0).sum().to(total.dtype)).clamp(min=1/world_size())
 
-# %% ../nbs/45_offline.ipynb #8265225c
+# %% ../nbs/45_offline.ipynb #a49e1365
 def prototype_sizes(
     given, # one number, or one for each set; None: by the rule
-    n:int # images that have an embedding before the first epoch
+    n:int, # images that have an embedding before the first epoch
+    n_classes:int=0 # classes of the data, 0 where they are not known
 )->list: # prototypes of each set
     "How many prototypes the sets have."
-    if given is None: return [max(2, min(3000, max(10, n//100), n//4))]*3
+    if given is None: return [max(2, min(max(min(3000, n//100), 3*n_classes, 10), n//4))]*3
     ks = [given] if isinstance(given, int) else list(given)
     if not ks or min(ks)<2: raise ValueError(f'n_prototypes={given}; expected numbers of at least 2, one for each set')
     if max(ks)>n: raise ValueError(f'n_prototypes={given}: {max(ks)} clusters of {n} images (as many as fill whole batches); expected at most as many clusters as images, better a hundred images for each')
@@ -54,7 +55,7 @@ class OfflineHead(PrototypeHead):
         self.bank = MemoryBank(n, self.dim, banks)
         self.register_buffer('labels', torch.full((len(self.sizes), n), -100))
 
-# %% ../nbs/45_offline.ipynb #cf7263bb
+# %% ../nbs/45_offline.ipynb #766ea10b
 class OfflineClustering(SSLMethod, register=False):
     "Base of methods that cluster all images before every epoch (https://arxiv.org/abs/2006.09882, appendix D)."
     views = multi_crop
@@ -64,8 +65,8 @@ class OfflineClustering(SSLMethod, register=False):
     tiny_views = dict(flip=0., n_local=2, global_scale=(.6,1.), local_scale=(.3,.8), jitter=None, grey=0., blur=0., second=None, local=None)
     def setup(self, dls, backbone):
         if not self.temp>0: raise ValueError(f'temp={self.temp}; expected a number above 0, such as 0.1')
-        if not self.assign_crops or min(self.assign_crops)<0: raise ValueError(f'assign_crops={self.assign_crops}; expected numbers of views, such as (0,1)')
-        self.n,self.sizes = dls.n,prototype_sizes(self.n_prototypes, len(dls.train)*dls.bs)
+        if not self.assign_crops or min(self.assign_crops)<0 or len(set(self.assign_crops))<len(self.assign_crops): raise ValueError(f'assign_crops={self.assign_crops}; expected numbers of views, each once, such as (0,1)')
+        self.n,self.sizes = dls.n,prototype_sizes(self.n_prototypes, len(dls.train)*dls.bs, dls.n_classes or 0)
         self.n_clusters = self.sizes[0]
     def head(self, n_in): return OfflineHead(n_in, self.n, self.sizes, len(self.assign_crops), dim=self.dim, hidden=self.hidden, bn=self.bn)
     def cluster(self,

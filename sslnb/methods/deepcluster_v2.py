@@ -12,11 +12,11 @@ from ..core import bare, rng
 from ..kmeans import spherical_kmeans
 from ..offline import OfflineClustering
 
-# %% ../../nbs/53_methods.deepcluster_v2.ipynb #786d5d10
+# %% ../../nbs/53_methods.deepcluster_v2.ipynb #f08839ea
 class DeepClusterV2(OfflineClustering):
     "DeepCluster-v2 (https://arxiv.org/abs/2006.09882, appendix D): k-means labels and centroids for an epoch, in several sets."
     def __init__(self,
-        n_prototypes:list|None=None, # clusters of each set; by default three sets of N/100, at least 10, at most 3000
+        n_prototypes:list|None=None, # clusters of each set; by default three sets, their size from the number of images and classes: 3000 for ImageNet
         dim:int=128, # size of the embedding
         hidden:int=2048, # width of the projection's hidden layer; 0: a single linear layer
         temp:float=0.1, # temperature of the scores
@@ -24,6 +24,9 @@ class DeepClusterV2(OfflineClustering):
         assign_crops:tuple=(0,1), # views whose embeddings are clustered, a bank for each
         bn:bool=True # batch norm in the projection?
     ): store_attr()
+    def setup(self, dls, backbone):
+        super().setup(dls, backbone)
+        if self.kmeans_iters<0: raise ValueError(f'kmeans_iters={self.kmeans_iters}; expected at least 0, such as 10')
     def head(self, n_in):
         head = super().head(n_in)
         head.prototypes.requires_grad_(False)

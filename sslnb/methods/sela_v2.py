@@ -35,17 +35,18 @@ def sinkhorn_labels(
         v = _columns(torch.stack([(xs@w+us[:,None]).logsumexp(0) for xs,us in zip(x.split(chunk), u.split(chunk))]))
     return torch.cat([(xs@w-v).argmax(1) for xs in x.split(chunk)])
 
-# %% ../../nbs/54_methods.sela_v2.ipynb #a34352f0
+# %% ../../nbs/54_methods.sela_v2.ipynb #7de3515f
 class SeLaV2(OfflineClustering):
     "SeLa-v2 (https://arxiv.org/abs/2006.09882, appendix D): evenly shared labels for an epoch, prototypes that are learnt."
+    tiny = dict(dim=32, hidden=64, freeze=0)
     def __init__(self,
-        n_prototypes:list|None=None, # prototypes of each set; by default three sets of N/100, at least 10, at most 3000
+        n_prototypes:list|None=None, # prototypes of each set; by default three sets, their size from the number of images and classes: 3000 for ImageNet
         dim:int=128, # size of the embedding
         hidden:int=2048, # width of the projection's hidden layer; 0: a single linear layer
         temp:float=0.1, # temperature of the scores
         eps:float=0.05, # weight of the entropy in Sinkhorn
         max_iters:int=100, # rounds of Sinkhorn at most
-        freeze_epochs:int=1, # leave the prototypes as they were drawn for so many epochs
+        freeze:float=1, # epochs in which prototypes stay as drawn
         assign_crops:tuple=(0,1), # views whose embeddings are labelled, a bank for each
         bn:bool=True # batch norm in the projection?
     ): store_attr()
@@ -53,9 +54,10 @@ class SeLaV2(OfflineClustering):
         super().setup(dls, backbone)
         if not self.eps>0: raise ValueError(f'eps={self.eps}; expected a number above 0, such as 0.05')
         if self.max_iters<1: raise ValueError(f'max_iters={self.max_iters}; expected at least 1')
+        self.frozen = round(self.freeze*len(dls.train))       # steps
     def cluster(self, x, p, h):
         p.normalise()
         return sinkhorn_labels(x, p.weight, self.eps, max_iters=self.max_iters)
     def before_batch(self): self._head.normalise()
     def before_step(self):
-        if bare(self.learn.model).epoch<self.freeze_epochs: self._head.freeze()
+        if bare(self.learn.model).step<self.frozen: self._head.freeze()
