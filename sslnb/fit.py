@@ -30,6 +30,7 @@ RECIPE = dict(
     backbone_wd=None,   # another weight decay for the backbone
     backbone_lr=None,   # another highest learning rate for the backbone, for a batch of 256; it follows the same curve
     momentum=None, betas=None, trust=None,   # of the optimiser, where it has them
+    trust_clip=False,   # larc and lars: no step longer than that of SGD
     warmup=0.,          # epochs of linear warm-up
     start_lr=0.,        # where the warm-up starts, for a batch of 256
     final_lr=0.,        # what the cosine falls to, for a batch of 256; None keeps lr
@@ -113,7 +114,7 @@ def schedule(
     for at in _drops(r): lrs[max(up, round((at*E if at<1 else at)*k)):] *= r['decay_by']
     return lrs.repeat_interleave(each)
 
-# %% ../nbs/38_fit.ipynb #3223545e
+# %% ../nbs/38_fit.ipynb #bf216a45
 def _two_rates(model, groups, scale): # the backbone's parameters in groups of their own, after the others
     bb = {id(p) for n,p in model.named_parameters() if 'backbone' in n}
     split = lambda g,inside: [p for p in g['params'] if (id(p) in bb)==inside]
@@ -122,7 +123,7 @@ def _two_rates(model, groups, scale): # the backbone's parameters in groups of t
 @patch
 def create_opt(self:SSLLearner):
     r = getattr(self, 'recipe', None) or check_recipe(self.method.recipe)
-    kw = {k:r[k] for k in ('momentum','betas','trust') if r[k] is not None}
+    kw = {k:r[k] for k in ('momentum','betas','trust') if r[k] is not None} | ({'clip':True} if r['trust_clip'] else {})
     groups = param_groups(bare(self.model), r['wd'], no_decay=r['no_decay'], backbone_wd=r['backbone_wd'])
     if r['backbone_lr'] is not None: groups = _two_rates(bare(self.model), groups, r['backbone_lr']/r['lr'])
     self.opt = OptimWrapper(opt=make_opt(r['opt'], [{k:v for k,v in g.items() if k!='name'} for g in groups], lr=r['lr']*lr_factor(r, self.dls.bs), **kw))

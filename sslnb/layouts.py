@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'layout', 'network', 'recognise', 'mlp_of', 'weights', 'backbone_of', 'check_fit']
 
-# %% ../nbs/28_layouts.ipynb #c2b6eaf8
+# %% ../nbs/28_layouts.ipynb #fd7b187b
 from functools import cache
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from .backbones.create import create_backbone, small_stem, _by_name
+from .backbones.resnet import wider_resnets
 
-# %% ../nbs/28_layouts.ipynb #156f565b
+# %% ../nbs/28_layouts.ipynb #f0767b5f
 LAYOUTS = {}
 
 def layout(
-    name:str # of the system, for messages
+    name:str, # of the system, for messages
+    **meta # how its images were prepared, where that is not as usual: `std=(.228,.224,.225)`
 ): # decorator of `f(sd) -> None`, or `(tensors in our names, head)`; `head(n_in, **settings)` builds the module
     "Register a layout of released files; `sd` has no `module.` and no `state_dict.` in front."
-    def add(f): LAYOUTS[name] = f; return f
+    def add(f): LAYOUTS[name],f.meta = f,meta; return f
     return add
 
 def network(
@@ -40,7 +42,7 @@ def recognise(
     for name,f in LAYOUTS.items():
         if (found:=f(sd)) is not None: return (name, *found)
     if any(k.startswith('head.') for k in sd): return 'sslnb', sd, None
-    if not any(v.ndim==4 for v in sd.values()): raise ValueError(f"no network in it: {_some(list(sd)) or 'no tensors'}; known are files of {', '.join(LAYOUTS) or 'no method yet'}, and plain backbones")
+    if not any(v.ndim==4 for v in sd.values()): raise ValueError(f"no network in it: {_some(list(sd)) or 'no tensors'}; known are files of {', '.join(LAYOUTS) or 'no method yet'}, and plain backbones; load_linear reads a linear classifier")
     last = ('fc.','classifier.','head.')
     return 'backbone', {f"backbone.{k.removeprefix('backbone.')}":v for k,v in sd.items() if not k.startswith(last)}, lambda n_in: nn.Identity()
 
@@ -57,7 +59,7 @@ def mlp_of(
     out = dict(n_layers=len(ws), bn=any(k.endswith('running_mean') for k in mine))
     return dict(out, dim=ws[-1].shape[0], **(dict(hidden=ws[0].shape[0]) if len(ws)>1 else {})) if ws else out
 
-# %% ../nbs/28_layouts.ipynb #fe3750f5
+# %% ../nbs/28_layouts.ipynb #79aaa9ac
 def weights(
     model:nn.Module # any network
 )->dict: # name -> tensor
@@ -73,7 +75,9 @@ def _candidates(sd, arch): # name, and keywords for `create_backbone`
         n,p = sd['pos_embed'].shape[1]-1, sd['patch_embed.proj.weight'].shape[-1]
         return [(v, dict(size=round(n**.5)*p, patch=p)) for v in ('vit_tiny','vit_small','vit_base')]
     small = 'conv1.weight' in sd and sd['conv1.weight'].shape[-1]==3
-    nets = [(n, dict(size=32, stem='small') if small else dict(size=224)) for n in known if n.startswith(('resn','wide_resn'))]
+    w = len(sd['conv1.weight'])//64 if 'conv1.weight' in sd else 1
+    names = [n for n in wider_resnets if n.endswith(f'w{w}')] or ['resnet200', *(n for n in known if n.startswith(('resn','wide_resn')))]
+    nets = [(n, dict(size=32, stem='small') if small else dict(size=224)) for n in names]
     return [(n, dict(size=224)) for n in known if n==arch]*(not small)+nets+[(n, {}) for n in ('resnet18_cifar','resnet8','resnet32','resnet56')]
 
 @cache

@@ -79,7 +79,7 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #fc2a0165
+# %% ../nbs/82d_networks.ipynb #22783b94
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
 def _open_run(path): # weights after the last saved epoch
@@ -125,8 +125,9 @@ def _open_official(path): # what the authors of a method released
     with clean_pass(model): l = _first_classifier(model([torch.zeros(2, n, size, size)], dict(y=torch.full((2,),-1), idx=torch.arange(2)))['out'])
     return Network(bb, mean, std, size, n, name, **({} if l is None else dict(model=model, read=_first_classifier, clusters=l.shape[1])))
 
-def _first_classifier(out): # logits of Self-Classifier's first classifier, of either version; None where the head is something else
+def _first_classifier(out): # logits of Self-Classifier's first classifier, of either version, or of the first set of prototypes; None where the head is something else
     if isinstance(out, dict) and 'logits' in out: return out['logits'][0][0]/0.1
+    if isinstance(out, dict) and out.get('scores'): return out['scores'][0][0]/0.1
     return out[0][:,0] if isinstance(out, (list,tuple)) and torch.is_tensor(out[0]) and out[0].ndim==3 else None
 
 def _find(source, size, in_chans, pretrained, stem, seed): # the network that a text names

@@ -9,21 +9,23 @@ __all__ = ['recipe_for']
 import math
 from .recipes import *
 
-# %% ../nbs/80b_rules.ipynb #9cf83699
+# %% ../nbs/80b_rules.ipynb #805483a7
 def recipe_for(
     n:int, # training images
     side:int, # their longer side in pixels
     method='SelfClassifier', # its name, or a class of your own
     gpu:bool=False, # whether there is one
     bs:int|None=None, # batch, where that is given
-    size:int|None=None # side of the views, where that is given
+    size:int|None=None, # side of the views, where that is given
+    epochs:int|None=None # epochs, where they are given
 )->dict:
     "What depends on the data, for data without a recipe of its own."
     info = method_info(method) if isinstance(method, str) else live_info(method)
     bs = bs or min(256, 2**int(math.log2(max(n/4,1))) if n<1024 else 256)
     size = size or min(max(side,16), 96 if gpu else 32)
-    epochs = min(400, max(5, round((20000 if gpu else 1000)/max(1, n//bs))))
+    epochs = epochs or min(400, max(5, round((20000 if gpu else 1000)/max(1, n//bs))))
     out = dict(size=size, bs=bs, backbone='resnet18' if gpu else 'conv4', epochs=epochs, warmup=round(epochs/10))
     if info.views=='multi_crop' and size<64: out['views'] = 'two_views'
+    if 'queue_start' in info.keys: out['queue_start'] = min(15, round(.075*epochs, 2))
     if isinstance((h:=info.keys.get('hidden', Key('')).default), int) and h>512: out['hidden'] = 512
     return out

@@ -134,7 +134,7 @@ def start(
     if not dry: save_recipe(flat, path/'recipe.yml')
     return flat, path
 
-# %% ../nbs/81_runs.ipynb #315864ee
+# %% ../nbs/81_runs.ipynb #396e565c
 def complete(
     flat:dict, # a recipe, as `start` gives it
     n:int, # training images
@@ -145,7 +145,7 @@ def complete(
     "Fill in what the data decides, then the defaults."
     small,flat = 'recipe' in flat and 'small' in layers(flat['recipe']),_merged(flat, cls)
     if small:
-        rule = recipe_for(n, side, cls or flat['method'], gpu, flat.get('bs'), flat.get('size'))
+        rule = recipe_for(n, side, cls or flat['method'], gpu, flat.get('bs'), flat.get('size'), flat.get('epochs'))
         if 'epochs' in flat: rule['warmup'] = flat['epochs']//10
         flat = {**rule, **flat}
     flat['bs'],flat['size'] = flat.get('bs') or min(256, n),flat.get('size') or side

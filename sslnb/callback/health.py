@@ -45,20 +45,24 @@ class Health(Callback):
         if self.speak and self.row and not self.learn.stopped:
             for a in self.advice(): self.learn.logger(a)
 
-# %% ../../nbs/34_callback.health.ipynb #95079e3d
+# %% ../../nbs/34_callback.health.ipynb #cee7cdf6
 def advice(
     row:dict, # the last row of the panel
     loss:float|None=None, # the last loss
     trivial:float|None=None, # the loss of a model that has learnt nothing
     n_clusters:int|None=None, # clusters the method has
-    dims:int|None=None # size of a feature
+    dims:int|None=None, # size of a feature
+    prototypes:dict|None=None # settings of a method with prototypes (`eps`, `queue`, ...); None for other methods
 )->list: # sentences, the most serious first
     "What the numbers say, and what to do."
     out = []
     if row['std']<0.02: out.append(f"Collapsed: every image gets nearly the same feature (std {row['std']:.3f}). Lower the learning rate, lengthen the warm-up, check that views are not blank (learn.show_views()).")
     elif row['rankme']<min(4, (dims or 99)/4): out.append(f"The features use only {row['rankme']:.1f} directions of {dims or 'many'}: nearly collapsed. Train longer, use stronger augmentation, or a larger batch.")
-    if loss is not None and trivial and abs(loss-trivial)<0.02*trivial:
+    near = loss is not None and trivial and abs(loss-trivial)<0.02*trivial
+    if near and prototypes is None:
         out.append(f"The loss {loss:.3f} is that of a model that has learnt nothing ({trivial:.3f}). Raise the learning rate, lower the temperature, or use fewer clusters for this batch size.")
+    elif near or prototypes is not None and loss is not None and trivial and loss>trivial:
+        out.append(f"The loss {loss:.3f} is {'that' if near else 'above that'} of a model that has learnt nothing ({trivial:.3f}): " + _plateau(prototypes, near))
     if n_clusters and row.get('used') is not None and row['used']<n_clusters/2:
         out.append(f"Only {row['used']} of {n_clusters} clusters hold images. Use fewer clusters, a larger batch, or a queue.")
     if row['align']>1: out.append(f"Two views of an image lie far apart (alignment {row['align']:.2f}): the network has not learnt to ignore the augmentation yet. Train longer or soften the crops.")
@@ -66,7 +70,15 @@ def advice(
                            (f", {row['used']} of {n_clusters} clusters in use." if row.get('used') is not None else '.'))
     return out
 
+def _plateau(s, near): # why the loss of a method with prototypes stays near ln K or above, and what to change; `s`: its settings
+    tips = [f"lower eps (from {s['eps']} to {round(.6*s['eps'], 4)})"] if 'eps' in s else []
+    tips += ['freeze the prototypes longer']*any(k.startswith('freeze') for k in s)+['use fewer prototypes']
+    if not s.get('queue', 1): tips.append('give a queue, if a batch has fewer images than there are prototypes')
+    why = 'every image is as near to one prototype as to all others' if near else 'what one view predicts is not the code of the other'
+    return f"{why}, as at the start of any run. If it stays so after the first epochs: {', '.join(tips)}, soften the crops (larger scale, fewer local ones), or lower the learning rate."
+
 def _advice(self):
-    h = self.learn.recorder.history
-    return advice(self.row, h[-1]['loss'] if h else None, self.learn.method.trivial(), self.learn.method.n_clusters, getattr(self,'dims',None))
+    h,m = self.learn.recorder.history,self.learn.method
+    s = {**m.settings, **({'queue':m.queue_length} if hasattr(m, 'queue_length') else {})} if hasattr(bare(self.learn.model).head, 'prototypes') else None
+    return advice(self.row, h[-1]['loss'] if h else None, m.trivial(), m.n_clusters, getattr(self,'dims',None), s)
 Health.advice = _advice
