@@ -14,8 +14,8 @@ from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastai.callback.core import Callback
 
-# %% ../nbs/84_all.ipynb #1e599d08
-_ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.pipeline augment.single views data.loader backbones.small backbones.create heads measures memory learner
+# %% ../nbs/84_all.ipynb #9daf084e
+_ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.pipeline augment.single views data.loader backbones.small backbones.create heads measures memory sinkhorn kmeans bank prototypes learner offline
 callback.distributed callback.precision callback.health callback.checkpoint fit evaluate.features evaluate.knn evaluate.linear evaluate.cluster
 evaluate.superclasses evaluate.pictures evaluate.classes evaluate.report callback.knn evaluate.protocol testing recipes rules pretrained pretrain plan export networks embed formats clustering scores'''.split()
 

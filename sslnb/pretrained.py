@@ -115,8 +115,8 @@ def load_official(
     if getattr(bb, 'created', {}).get('size')==224: bb.meta = dict(mean=(.485,.456,.406), std=(.229,.224,.225))
     return model.eval()
 
-# %% ../nbs/81b_pretrained.ipynb #d1c5b625
-_MEMORY = ('head.queue.','head.running','head.bank')
+# %% ../nbs/81b_pretrained.ipynb #ea367602
+_MEMORY = ('head.queue','head.running','head.bank','head.labels')
 
 def init_from(
     learn:SSLLearner, # not under way
