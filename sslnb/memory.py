@@ -10,7 +10,7 @@ import torch
 from torch import nn, Tensor
 from .distributed import gather
 
-# %% ../nbs/42_memory.ipynb #1f9e6f59
+# %% ../nbs/42_memory.ipynb #ed3fc134
 class Queue(nn.Module):
     "Ring buffer of embeddings with the indices of their images."
     def __init__(self,
@@ -44,6 +44,11 @@ class Queue(nn.Module):
         self.rows[at],self.indices[at] = x,idx
         full = self.state[1]|(self.state[0]+n>=self.length)
         self.state.copy_(torch.stack([(self.state[0]+n)%self.length, full.long()]))
+    def newest_first(self,
+        b:int # rows that were pushed together; a divisor of the length
+    )->Tensor: # (length, dim)
+        "The rows batch by batch, the last batch in front."
+        return self.rows.roll(-self.ptr, 0).view(-1, b, self.rows.shape[1]).flip(0).flatten(0,1)
     def load_state_dict(self, *args, **kwargs): self._full = False; return super().load_state_dict(*args, **kwargs)
     def _load_from_state_dict(self, *args, **kwargs): self._full = False; return super()._load_from_state_dict(*args, **kwargs)
     def extra_repr(self): return f'length={self.length}, dim={self.rows.shape[1]}'
