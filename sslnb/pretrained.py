@@ -132,7 +132,7 @@ def load_linear(
     return layer
 
 # %% ../nbs/81b_pretrained.ipynb #92e4dab9
-_MEMORY = ('head.queue.','head.running','head.bank')
+_MEMORY = ('head.queue','head.running','head.bank','head.labels')
 
 def init_from(
     learn:SSLLearner, # not under way
