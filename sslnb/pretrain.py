@@ -45,7 +45,7 @@ def build(
     panel = [Health()] + ([OnlineKNN()] if dls.labelled else [])
     return ssl_learner(dls, method=cls(**p['method']), views=make, cbs=[*panel, *cbs], **p['learner']), flat
 
-# %% ../nbs/82b_pretrain.ipynb #fb9cf83b
+# %% ../nbs/82b_pretrain.ipynb #8de3fa85
 def baselines(
     learn # an `SSLLearner` that has not been trained
 )->dict: # `raw` and `untrained`
@@ -68,9 +68,11 @@ def _advice(learn): # from the last row of the history
 
 def _figures(learn, f): # of the report
     from sslnb.evaluate.pictures import curves
+    from sslnb.evaluate.prototypes import usage_text
     h = learn.recorder.history
     out = dict(views=(learn.show_views(4), 'Left an image, then what the network sees of it in one step.'))
     if h: out['curves'] = curves(h, learn.method.trivial(), [c for c in h[0] if c not in ('epoch','step','time')])
+    if learn.method.n_clusters: out['usage'] = (f.show_usage(), usage_text(f.prototype_usage()))
     out.update(clusters=f.show_clusters(), neighbours=f.show_neighbours())
     if len(f.eval_x)>=4: out['map'] = f.show_map(n=1000)
     return out
