@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['label_loss', 'prototype_sizes', 'OfflineHead', 'OfflineClustering']
 
-# %% ../nbs/45_offline.ipynb #9f8e15e3
+# %% ../nbs/45_offline.ipynb #15b39d0f
 import math
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from .distributed import all_mean, rank, world_size
 from .views import multi_crop
 from .learner import SSLMethod
 from .bank import MemoryBank
-from .prototypes import PrototypeHead
+from .prototypes import PrototypeHead, prototypes_for
 
 # %% ../nbs/45_offline.ipynb #37a1cc64
 def label_loss(
@@ -28,14 +28,14 @@ def label_loss(
     total = F.cross_entropy(torch.cat(list(scores))/temp, y, ignore_index=-100, reduction='sum')
     return total/all_mean((y>=0).sum().to(total.dtype)).clamp(min=1/world_size())
 
-# %% ../nbs/45_offline.ipynb #a49e1365
+# %% ../nbs/45_offline.ipynb #6c87dd69
 def prototype_sizes(
     given, # one number, or one for each set; None: by the rule
     n:int, # images that have an embedding before the first epoch
     n_classes:int=0 # classes of the data, 0 where they are not known
 )->list: # prototypes of each set
     "How many prototypes the sets have."
-    if given is None: return [max(2, min(max(min(3000, n//100), 3*n_classes, 10), n//4))]*3
+    if given is None: return [prototypes_for(n, n_classes)]*3
     ks = [given] if isinstance(given, int) else list(given)
     if not ks or min(ks)<2: raise ValueError(f'n_prototypes={given}; expected numbers of at least 2, one for each set')
     if max(ks)>n: raise ValueError(f'n_prototypes={given}: {max(ks)} clusters of {n} images (as many as fill whole batches); expected at most as many clusters as images, better a hundred images for each')

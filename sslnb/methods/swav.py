@@ -14,7 +14,7 @@ from ..core import bare
 from ..distributed import local
 from ..memory import Queue
 from ..sinkhorn import sinkhorn, hard_codes
-from ..prototypes import PrototypeHead
+from ..prototypes import PrototypeHead, prototypes_for
 from ..views import multi_crop
 from ..learner import SSLMethod
 
@@ -70,9 +70,9 @@ def load_official_queues(
         q.rows.copy_(batches.flip(0).flatten(0,1))
         q.load_state_dict(dict(rows=q.rows, indices=q.indices.fill_(-1), state=torch.tensor([0, int(batches[-1,-1].any())])))
 
-# %% ../../nbs/52_methods.swav.ipynb #77b81337
+# %% ../../nbs/52_methods.swav.ipynb #769aa407
 def _prototypes(k, n, n_classes):
-    if k is None: k = max(2, min(max(min(3000, n//100), 3*(n_classes or 0), 10), n//4))
+    if k is None: k = prototypes_for(n, n_classes)
     if not isinstance(k, int) or k<2: raise ValueError(f'n_prototypes={k}; expected a whole number of at least 2')
     if k>n: raise ValueError(f'n_prototypes={k} with {n} images: each prototype is to get an equal share of the images, and there are not enough; use {max(2, n//4)} or less')
     return k
