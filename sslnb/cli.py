@@ -17,7 +17,7 @@ from .runs import recipe_text
 from .options import *
 from .options import _add, _Format, _kinds, _SAID
 
-# %% ../nbs/83_cli.ipynb #0701cab8
+# %% ../nbs/83_cli.ipynb #a0699575
 _TITLES = dict(data='data', learner='network and size of the views', method='keywords of {}', fit='training', views='views: {}')
 _RUN = ('data','backbone','method','seed','epochs','recipe')
 
@@ -42,7 +42,10 @@ def _pretrain_parser(method, views, every, flat):
         if part=='method' and every: groups = {n:method_info(n).keys.values() for n in method_names()}
         else: groups = {method if part=='method' else look: [k for k in keys.values() if k.part==part and k.name not in _RUN]}
         for name,ks in groups.items():
-            g = p.add_argument_group(_TITLES[part].format(name), method_info(name).doc if part=='method' else None)
+            text = method_info(name).doc if part=='method' else None
+            again = [f'--{k.name}' for k in ks if f'--{k.name}' in p._option_string_actions] if every and part=='method' else []
+            if again: text += f"\nand {', '.join(again)}; sslnb methods {name} says what these mean here"
+            g = p.add_argument_group(_TITLES[part].format(name), text)
             for k in ks:
                 if f'--{k.name}' not in p._option_string_actions: _add(g, k, flat)
     return p, keys
