@@ -168,7 +168,7 @@ def jitter_(
             if b>a: colour_ops[k](y[a:b], f[a:b,k])
     return x.index_copy_(0, at.to(x.device), y)
 
-# %% ../../nbs/12_augment.ops.ipynb #377db029
+# %% ../../nbs/12_augment.ops.ipynb #ed092d33
 def blur_matrix(
     sigma:Tensor, # (n,) in pixels
     kernel:int, # width of the kernel in pixels, odd
@@ -186,11 +186,15 @@ def _taps(sigma, kernel): # (n,kernel) weights
     k = (-.5*((torch.arange(kernel, device=sigma.device)-kernel//2)/sigma[:,None])**2).exp()
     return k/k.sum(1, keepdim=True)
 
-def _blur_large(x, sigma, kernel): # on a CPU: tap by tap, where the matrices would mostly hold zeros
-    n,C,h,w = x.shape
-    k = _taps(sigma, kernel).repeat_interleave(C, 0)
-    y = F.pad(x, (kernel//2,)*4, mode='reflect').view(1, n*C, h+kernel-1, w+kernel-1)
-    with torch.autocast('cpu', enabled=False): return F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n*C), k[:,None,None], groups=n*C).view(x.shape)
+def _blur_large(x, sigma, kernel): # on a CPU: tap by tap, where the matrices would mostly hold zeros; taps of less than 3e-7 of the middle one are left out
+    C,h,w = x.shape[1:]
+    out = torch.empty_like(x)
+    for rows in sigma.argsort().split(4):
+        r = min(kernel//2, math.ceil(5.5*sigma[rows].max().item()))
+        k,n = _taps(sigma[rows], 2*r+1).repeat_interleave(C, 0), len(rows)*C
+        y = F.pad(x[rows], (r,)*4, mode='reflect').view(1, n, h+2*r, w+2*r)
+        with torch.autocast('cpu', enabled=False): out[rows] = F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n), k[:,None,None], groups=n).view(-1, C, h, w)
+    return out
 
 def gaussian_blur(
     x:Tensor, # (n,C,h,w)
