@@ -67,7 +67,7 @@ def ours(folder, colour, bs, workers):
     ds,_ = from_folder(folder, valid_pct=.02)
     ds.workers = workers
     plain = {} if colour else dict(jitter=None, grey=0., blur=0., second=None, local=None)
-    dl = FileLoader(ds, bs); dl.views = multi_crop(224, mean=MEAN, std=STD, **plain)
+    dl = FileLoader(ds, bs); dl.views,dl.ready = multi_crop(224, mean=MEAN, std=STD, **plain),colour        # crops alone: 8-bit, as for a GPU; views: finished by the workers, as on a CPU
     def run():
         n = 0
         for k,(x,*_) in enumerate(dl):

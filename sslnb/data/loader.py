@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SSLLoader', 'FileLoader', 'make_loader', 'SSLDataLoaders', 'ssl_dls']
 
-# %% ../../nbs/15_data.loader.ipynb #ecc64e13
+# %% ../../nbs/15_data.loader.ipynb #cb67b537
 import torch
 from pathlib import Path
 from fastai.data.core import DataLoaders
@@ -15,7 +15,7 @@ from ..distributed import rank, setup, world_size
 from .sets import Images, ImageSet
 from .files import FileSet
 from .workers import in_workers
-from ..views import Crops
+from ..views import Crops, Ready
 from .sources import image_sets
 
 # %% ../../nbs/15_data.loader.ipynb #c26b8ef6
@@ -74,10 +74,10 @@ class SSLLoader:
     def one_batch(self): return next(iter(self))
     def show_batch(self, *args, **kwargs): raise TypeError('batches hold raw images; use learn.show_views() to see what the network sees')
 
-# %% ../../nbs/15_data.loader.ipynb #dc249bad
+# %% ../../nbs/15_data.loader.ipynb #2164f7aa
 class FileLoader(SSLLoader):
-    "Batches `(Crops, labels, indices)` from images in files, cut in worker processes."
-    piece = 32                           # images at a time
+    "Batches `(Crops, labels, indices)` from images in files, cut in worker processes; `Ready` views on a CPU."
+    piece,ready = 32,None                # images at a time; whether workers colour too, by default where the device is a CPU
     def to(self, device):
         "Batches go to `device`."
         self.device = torch.device(device)
@@ -95,7 +95,9 @@ class FileLoader(SSLLoader):
         key,at,n,idx = job
         why = {}
         took,images = zip(*[self._readable(i, why) for i in idx])
-        return self.views.cut(list(images), at, n, **key).flat, list(took), why
+        crops = self.views.cut(list(images), at, n, **key)
+        if not (self.device.type=='cpu' if self.ready is None else self.ready): return crops.flat, list(took), why
+        return torch.cat([v.flatten() for v in self.views.colour(crops, at, n, **key)]), list(took), why
     def __iter__(self):
         if self.views is None: yield from super().__iter__(); return
         key,shares = dict(seed=self.seed, rank=rank(), world=world_size()),self.shares()
@@ -107,8 +109,9 @@ class FileLoader(SSLLoader):
         took = torch.tensor([i for _,t,_ in pieces for i in t])
         for *_,why in pieces:
             for i,w in why.items(): self.ds.failed(i, w)
-        crops = [Crops.of(flat.to(self.device), self.views.augs, self.ds.channels) for flat,*_ in pieces]
-        return Crops(map(torch.cat, zip(*crops))), self.labels[took.to(self.device)], took.to(self.device)
+        kind,i = Ready if pieces[0][0].is_floating_point() else Crops, took.to(self.device)
+        parts = [kind.of(flat.to(self.device), self.views.augs, self.ds.channels) for flat,*_ in pieces]
+        return kind(map(torch.cat, zip(*parts))), self.labels[i], i
 
 def make_loader(
     ds:Images, # images in memory or in files
