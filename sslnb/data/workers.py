@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 import torch
 
-# %% ../../nbs/10a_data.workers.ipynb #57f21a1e
+# %% ../../nbs/10a_data.workers.ipynb #31fa9459
 _job = None                                                     # in a worker: what it does
 
 def _begin(f, parent): # in a new worker
@@ -29,6 +29,7 @@ def _do(job): return _job(job)
 
 def _survives(f, job, timeout=60): # whether a process of its own lives through `f(job)`; an exception is not death
     def run():
+        torch.set_num_threads(1)                                # the parent's threads are not here: whoever waits for them waits for ever
         try: f(job)
         finally: os._exit(0)
     p = mp.get_context('fork').Process(target=run, daemon=True)
