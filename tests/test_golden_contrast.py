@@ -1,9 +1,12 @@
 """Contrastive losses beside the official code: NT-Xent in its three forms, the supervised contrast in all its variants, SuNCEt; one process and two."""
 from ast import literal_eval
 import numpy as np, pytest, torch
-from golden_tools import T, families, golden
+from golden_tools import T, families, fill_hash, golden
+from sslnb.backbones.small import Conv4
 from sslnb.contrast import nt_xent, selfcon_loss, sup_con, suncet
 from sslnb.distributed import local, rank, run_ranks
+from sslnb.learner import SSLModel
+from sslnb.methods.simclr import SimCLR
 
 R,P,S = golden('relational'),golden('paws'),golden('selfcon')
 
@@ -108,3 +111,15 @@ def test_switch(case):
     labels = dict(Con=False, SupCon=True).get(method, lab=='lab1')             # the switch is SelfCon's alone
     loss = selfcon_loss(rows('main'), exits, y if labels else None, float(S['switch/alpha'])*(star=='star1'), float(S['switch/temp']))
     close(loss, S[f'switch/{case}'], 1e-5)
+
+
+# SimCLR of Relational Reasoning: three steps of Adam on two views of one batch
+
+def test_simclr_steps():
+    m,seed = SimCLR(reduction='log_mean'),int(R['meta/fill_seed'])
+    model = SSLModel(fill_hash(Conv4(), seed, var_lo=.5), fill_hash(m.head(64), seed+1))
+    opt = torch.optim.Adam(model.parameters(), lr=m.recipe['lr'], weight_decay=m.recipe['wd'])
+    for want in R['step/simclr/loss']:
+        loss = m.loss(model(list(T(R['step/aug'][:2])), {})['out'])
+        assert abs(loss.item()-want)<2e-3*abs(want)
+        opt.zero_grad(); loss.backward(); opt.step()
