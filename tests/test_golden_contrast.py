@@ -123,3 +123,43 @@ def test_simclr_steps():
         loss = m.loss(model(list(T(R['step/aug'][:2])), {})['out'])
         assert abs(loss.item()-want)<2e-3*abs(want)
         opt.zero_grad(); loss.backward(); opt.step()
+
+
+# Batches at the edge: defined, finite, and 0 with no gradient where nothing belongs together
+
+EDGES = dict(one_of_a_class=[0,0,1,2,2], each_alone=[0,1,2,3,4], one_class=[3]*5, some_without=[0,-1,0,-1,1], none=[-1]*5)
+FORMS = dict(supcon_s=lambda a,b,y: sup_con([a], y), zero=lambda a,b,y: sup_con([a], y, singletons='zero'), supcon=lambda a,b,y: sup_con([a,b], y), one=lambda a,b,y: sup_con([a,b], y, anchors='one'),
+             selfcon=lambda a,b,y: selfcon_loss([a], [[b]], y), selfcon_m=lambda a,b,y: selfcon_loss([a,b], [[b,a]], y), star=lambda a,b,y: selfcon_loss([a], [[b]], y, .5), suncet=lambda a,b,y: suncet(a, y))
+ALONE = ('supcon_s','zero','suncet')                       # one row an image: without a class there is no positive
+
+
+def edge(form, case):
+    g = torch.Generator().manual_seed(0)
+    a,b = (torch.randn(5, 4, generator=g).requires_grad_() for _ in range(2))
+    y = torch.tensor(EDGES[case])
+    loss = FORMS[form](a, b, y); loss.backward()
+    return loss.item(), max(0 if x.grad is None else x.grad.abs().max().item() for x in (a,b))
+
+
+@pytest.mark.parametrize('case', EDGES)
+@pytest.mark.parametrize('form', FORMS)
+def test_edge(form, case):
+    loss,grad = edge(form, case)
+    assert np.isfinite(loss) and loss>-1e-6 and np.isfinite(grad)
+    if form in ALONE and case in ('each_alone','none'): assert (loss, grad)==(0, 0)
+    elif (form,case)!=('suncet','one_class'): assert loss>0 and grad>0
+    if case=='none' and form not in ALONE: assert abs(loss-edge(form, 'each_alone')[0])<1e-6      # -1 is a class of one's own, not one class for all
+
+
+def _half(ys):
+    y = torch.tensor(ys[rank()])
+    x = torch.randn(len(y), 4, generator=torch.Generator().manual_seed(rank())).requires_grad_()
+    loss = sup_con([x], y)+suncet(x, y); loss.backward()
+    return loss.item(), x.grad.numpy()
+
+
+@pytest.mark.parametrize('ys', ([[0,0,1],[2,3,-1]], [[0,1,2],[3,4,-1]]))
+def test_a_process_without_positives(ys):
+    (l0,g0),(l1,g1) = run_ranks(_half, ys)
+    assert np.isfinite([l0,l1]).all() and np.isfinite(g0).all() and np.isfinite(g1).all() and l1==0
+    assert (l0>0 and abs(g1).max()>0)==(ys[0][0]==ys[0][1])          # its rows are still negatives of the other's anchors
