@@ -73,7 +73,7 @@ def _filled(net, plain, library, name): # weights in, only the classifier missin
     x = torch.rand(2, net.in_chans, net.size, net.size, generator=rng(0, 0, 'formats'))
     with torch.no_grad():
         dev = next(net.backbone.parameters()).device
-        want,head = net.backbone.eval()(x.to(dev)).cpu(),{k.rpartition('.')[0] for k in missing}
+        want,head = _Tensor(net.backbone).eval()(x.to(dev)).cpu(),{k.rpartition('.')[0] for k in missing}
         kept = {h:plain.get_submodule(h) for h in head}
         got = drop_classifier(plain).eval()(x)
     for h,m in kept.items(): setattr(plain.get_submodule(h.rpartition('.')[0]), h.rpartition('.')[2], m)
