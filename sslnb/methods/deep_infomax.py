@@ -49,13 +49,12 @@ class DeepInfoMaxHead(nn.Module):
     def loss(self, out:dict)->Tensor: # what `forward` gave; a scalar
         return sum(self.weights[k]*jensen_shannon(*o) for k,o in out.items())
 
-# %% ../../nbs/59_methods.deep_infomax.ipynb #f75afba8
+# %% ../../nbs/59_methods.deep_infomax.ipynb #df9f2259
 class DeepInfoMax(SSLMethod):
     "Deep InfoMax (https://arxiv.org/abs/1808.06670): features that know their image's local map."
     views = k_views
     view_settings = dict(k=1, scale=(1.,1.), ratio=(1.,1.), jitter=None, grey=0.)
     recipe = dict(opt='adam', lr=1e-4, lr_rule='none', wd=0., warmup=0, final_lr=None, epochs=200, bs=128)
-    tiny = dict(alpha=.5)
     tiny_views = dict(flip=0.)
     def __init__(self,
         alpha:float=0., # weight of the global term; the official class has 0.5, the official script 0
