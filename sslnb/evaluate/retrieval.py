@@ -14,7 +14,7 @@ from .features import Features
 from .knn import nearest, neighbours
 from .pictures import neighbour_grid
 
-# %% ../../nbs/75b_evaluate.retrieval.ipynb #f8c1daee
+# %% ../../nbs/75b_evaluate.retrieval.ipynb #b3567b46
 def _checked(z, y, what): # features and labels, as tables
     z,y = torch.as_tensor(z),None if y is None else torch.as_tensor(y).reshape(-1).long()
     if z.ndim!=2 or not len(z): raise ValueError(f'{what} features of shape {tuple(z.shape)}; expected (N,F), one row an image')
@@ -49,9 +49,9 @@ def retrieval_scores(
     q,qy = _checked(queries, query_y, 'query')
     g,gy = (q,qy) if gallery is None else _checked(gallery, gallery_y, 'gallery')
     if q.shape[1]!=g.shape[1]: raise ValueError(f'query features have {q.shape[1]} columns and gallery features {g.shape[1]}; give those of one network')
-    own,known = gallery is None,gy[gy>=0]
+    g,gy,own = g.to(q.device),gy.to(q.device),gallery is None
     ks = _places(ks, len(g)-own)
-    size = torch.bincount(known, minlength=int(max(qy.max(), gy.max(), 0))+1)
+    size = torch.bincount(gy[gy>=0], minlength=int(max(qy.max(), gy.max(), 0))+1)
     R = torch.where(qy>=0, size[qy.clamp(min=0)]-int(own), 0)
     at = (R>0).nonzero()[:,0]
     if not len(at): raise ValueError(f'none of {len(q)} queries can be answered: '+('no query has a label' if (qy<0).all() else 'no other image in the gallery has the label of one')+'; give labelled images, several of a label')
