@@ -74,6 +74,7 @@ def _candidates(sd, arch): # name, and keywords for `create_backbone`
     if 'cls_token' in sd and 'patch_embed.proj.weight' in sd:
         n,p = sd['pos_embed'].shape[1]-1, sd['patch_embed.proj.weight'].shape[-1]
         return [(v, dict(size=round(n**.5)*p, patch=p)) for v in ('vit_tiny','vit_small','vit_base')]
+    if 'layer1.conv.weight' in sd: return [('conv4', {}),('conv4w4', {})]
     small = 'conv1.weight' in sd and sd['conv1.weight'].shape[-1]==3
     w = len(sd['conv1.weight'])//64 if 'conv1.weight' in sd else 1
     names = [n for n in wider_resnets if n.endswith(f'w{w}')] or ['resnet200', *(n for n in known if n.startswith(('resn','wide_resn')))]

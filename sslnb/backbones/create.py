@@ -91,23 +91,33 @@ def dry_run(
         raise ValueError(f'{type(model).__name__} gives {got}, a backbone must give (images, features): pool and flatten its output')
     return out.shape[1]
 
-# %% ../../nbs/21_backbones.create.ipynb #c0d085ce
-class _Maps: # two hooks: keep the first activation's output, hand it out beside the features
-    def keep(self, m, x, out): self.maps = out
+# %% ../../nbs/21_backbones.create.ipynb #cb2b52e7
+class _Maps: # three hooks: keep the first output of an activation, hand it out beside the features
+    maps = None
+    def start(self, m, x): self.maps = None
+    def keep(self, m, x, out): self.maps = out if self.maps is None else self.maps
     def give(self, m, x, out):
         maps,self.maps = self.maps,None
         return dict(out=out, maps=maps)
 
+def _first_act(model): # the first activation and the channels that it sees; None where something that is no convolution comes before it
+    if resnet_like(model) and (act:=getattr(model, 'relu', None) or getattr(model, 'act1', None)): return act,model.bn1.num_features
+    conv = None
+    for m in model.modules():
+        if isinstance(m, nn.Linear): return None
+        if isinstance(m, nn.Conv2d): conv = m
+        elif conv is not None and '.activation' in type(m).__module__: return m,conv.out_channels
+
 def add_maps(
-    model:nn.Module # one of our own convnets, or a ResNet of torchvision or timm
+    model:nn.Module # one of our own convnets, or a convnet of torchvision or timm
 )->nn.Module: # the same; it now returns `dict(out=(B,F), maps=(B,C,h,w))` and has `map_channels`
     "Let a backbone hand out the feature map of its first layer too."
-    if hasattr(model, 'maps'): model.maps = True; return model
-    act = getattr(model, 'relu', None) or getattr(model, 'act1', None)
-    if not resnet_like(model) or act is None: raise ValueError(f'maps=True is for ResNets and conv4, not for {type(model).__name__}')
-    h = _Maps()
-    act.register_forward_hook(h.keep); model.register_forward_hook(h.give)
-    model.map_channels = model.bn1.num_features
+    if hasattr(model, 'maps'): model.maps = True
+    if hasattr(model, 'map_channels'): return model
+    if not (found:=_first_act(model)): raise ValueError(f'{type(model).__name__} has no map of a first layer to hand out (no activation right behind its first convolutions); take a convnet such as conv4 or resnet18, or a module that returns dict(out=(B,F), maps=(B,C,h,w)) and has map_channels=C')
+    h,act = _Maps(),found[0]
+    model.register_forward_pre_hook(h.start); act.register_forward_hook(h.keep); model.register_forward_hook(h.give)
+    model.map_channels = found[1]
     return model
 
 # %% ../../nbs/21_backbones.create.ipynb #6c583d36
