@@ -14,7 +14,7 @@ from .recipes import *
 from .recipes import package, Text
 from .rules import *
 
-# %% ../nbs/81_runs.ipynb #2e0f629c
+# %% ../nbs/81_runs.ipynb #a6e783bf
 @dataclass
 class Run:
     "A run: its folder, its recipe, and its scores where it is finished."
@@ -39,6 +39,7 @@ FACTS = dict( # published facts of data sets, for a plan where their images are 
     supercifar100=dict(train=50000, test=10000, classes=20, channels=3, size=32),
     stl10=dict(train=105000, test=8000, classes=10, channels=3, size=96),
     stl10_labelled=dict(train=5000, test=8000, classes=10, channels=3, size=96),
+    stl10_unlabelled=dict(train=100000, test=8000, classes=10, channels=3, size=96),
     tiny=dict(train=100000, test=10000, classes=200, channels=3, size=64), # Tiny ImageNet
     slim=dict(train=160000, test=40000, classes=1000, channels=3, size=64)) # SlimageNet64
 
