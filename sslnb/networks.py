@@ -79,7 +79,7 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #6f725b0a
+# %% ../nbs/82d_networks.ipynb #32fcf4a1
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
 def _same(a, b): # whether two names are of the same folder or data set
@@ -149,6 +149,7 @@ def _find(source, size, in_chans, pretrained, stem, seed, data): # the network t
     if text.split(':')[0] in ('torchvision','timm','sslnb') and ':' in text: return _open_name(text, size, in_chans, pretrained, stem, seed)
     if (path/'recipe.yml').is_file(): return _open_run(path, data)
     if path.name=='checkpoint.pt' and (path.parent/'recipe.yml').is_file(): return _open_run(path.parent, data)
+    if (path/'classifier.yml').is_file() and (file:=path/'backbone.safetensors').is_file(): return _open_file(file, path.resolve().name)
     if path.is_dir(): raise ValueError(f'{source} is no run: it has no recipe.yml; if it is a folder of images, train on it first (sslnb pretrain {source}), or show it to a network (torchvision:resnet50 --data {source})')
     kind = path.suffix.lower()
     if path.is_file():
