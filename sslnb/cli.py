@@ -172,7 +172,7 @@ def recipes_(argv):
         for i,(n,own) in enumerate(layers(a.NAME).items()): print(('' if not i else f'\n# builds on {n}\n\n')+(_by_rule(n, own) if grid_of(n) else recipe_file(n).read_text(encoding='utf-8')), end='')
     return 0
 
-# %% ../nbs/83_cli.ipynb #c8e5a5db
+# %% ../nbs/83_cli.ipynb #d4fcdc15
 _HELP = """usage: sslnb COMMAND ...
 
 Self-supervised image learning. The short way: sslnb pretrain
@@ -193,14 +193,14 @@ commands:
 sslnb COMMAND --help says more; sslnb --version says which sslnb this is.
 With --debug an error shows its traceback."""
 
-def _later(name): return lambda argv: getattr(importlib.import_module('sslnb.commands'), f'{name}_')(argv)     # that room builds on this one
+def _later(name, room='commands'): return lambda argv: getattr(importlib.import_module(f'sslnb.{room}'), f'{name}_')(argv)     # those rooms build on this one
 
 def main(
     argv:list|None=None # words, by default those of the command line
 )->int: # 0; 1 for an error of ours, 2 for one of yours, 130 if interrupted
     "The command `sslnb`."
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = dict(pretrain=pretrain_, methods=methods_, recipes=recipes_, **{n:_later(n) for n in ('cluster','features','evaluate','linear','test','compare','table','export')})
+    commands = dict(pretrain=pretrain_, methods=methods_, recipes=recipes_, **{n:_later(n) for n in ('cluster','features','evaluate','export')}, **{n:_later(n, 'stages') for n in ('linear','test','compare','table')})
     debug = '--debug' in argv
     try:
         if not argv or argv[0] in ('-h','--help'): print(_HELP); return 0

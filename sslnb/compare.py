@@ -15,7 +15,7 @@ from .core import choose
 from .pretrain import pretrain
 from .recipes import grids, load_recipe, recipes
 
-# %% ../nbs/82j_compare.ipynb #367437ec
+# %% ../nbs/82j_compare.ipynb #874aa466
 _BOUNDS = dict(RandomWeights='lower bound', Supervised='upper bound')
 _WHAT = ('method','backbone','trained_on','tested_on','protocol','few','epochs')
 
@@ -57,7 +57,8 @@ def table_text(
     "The table for a terminal: accuracies in percent, what is the same in all rows once above it."
     same = [k for k in _WHAT if len({r[k] for r in rows})==1]
     names = [k for k in rows[0] if f'{k}_std' in rows[0] and any(r[k] is not None for r in rows)]
-    cell = lambda r,k: '-' if r[k] is None else (lambda f: f'{r[k]*f:.{2 if f>1 else 3}f}'+('' if r[f'{k}_std'] is None else f' ± {r[f"{k}_std"]*f:.{2 if f>1 else 3}f}'))(1 if k=='loss' else 100)
+    number = lambda v,k: f'{v:.3f}' if k=='loss' else f'{100*v:.2f}'
+    cell = lambda r,k: '-' if r[k] is None else number(r[k], k)+('' if r[f'{k}_std'] is None else f' ± {number(r[k+"_std"], k)}')
     own = [k for k in _WHAT if k not in same or k=='method']
     head = [*own, 'runs', *names, '']
     body = [[*(str(r[k]) for k in own), str(r['runs']), *(cell(r,k) for k in names), _BOUNDS.get(r['method'], '')] for r in rows]
