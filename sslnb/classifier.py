@@ -53,7 +53,7 @@ def classifier_scores(
     loss,top1,top5,n = all_sum(total.to(next(learn.model.parameters()).device)).tolist()
     return dict(loss=loss/n, top1=top1/n, top5=top5/n if k>5 else None, images=int(n))
 
-# %% ../nbs/82i_classifier.ipynb #c08eeba9
+# %% ../nbs/82i_classifier.ipynb #807fa6a1
 _PAPER = dict(relational=dict(bs=128, epochs=100, middle=1.))                       # what goes with `like` beside the optimiser; the whole test image
 
 def _about(source, net): # what the network is, for tables: from its run, else from its file
@@ -62,15 +62,13 @@ def _about(source, net): # what the network is, for tables: from its run, else f
     meta = load_recipe(run/'recipe.yml') if (run/'recipe.yml').is_file() else {**getattr(net.backbone, 'meta', {}), 'backbone':(getattr(net.backbone, 'created', None) or {}).get('name')}
     return dict(method=meta.get('method') or net.name, backbone=meta.get('backbone'), trained_on=meta.get('data'), trained_epochs=meta.get('epochs'), trained_seed=meta.get('seed'))
 
-def _place(s, out): # folder of a classifier, where none is given
-    if out: return Path(out)
-    p = Path(str(s['source']))
+def _place(source, t, data): # folder of a classifier, where none is given
+    p = Path(str(source)).expanduser()
     p = p.parent if p.name in ('checkpoint.pt','backbone.safetensors') else p
-    data = '' if s['data'] is None else f"-{Path(str(s['data'])).name}"
-    return (p.parent if p.exists() else Path('runs'))/f"{p.stem if p.is_file() else p.name.replace(':','-')}-{s['protocol']}{data}"
+    name = f"{p.stem if p.is_file() else p.name.replace(':','-')}-{t}{'' if data is None else f'-{Path(str(data)).name}'}"
+    return (p.parent if p.exists() else Path('runs'))/name
 
-def _begin(s, out, resume): # the folder, made or found
-    base = _place(s, out)
+def _begin(s, base, out, resume): # the folder, made or found
     if resume and (base/'classifier.yml').exists():
         old = _settings(base)
         for k,v in s.items():
@@ -95,7 +93,7 @@ def _keep(learn, net, s, path, scores): # the files of a finished classifier
     with whole_file(path/'classifier.safetensors') as tmp: save_file({k:v.detach().cpu().contiguous() for k,v in bare(learn.model).head.state_dict().items()}, tmp)
     write_text(path/'scores.json', to_json(scores))
 
-# %% ../nbs/82i_classifier.ipynb #806262be
+# %% ../nbs/82i_classifier.ipynb #aa8de5d5
 def train_classifier(
     source, # the network: what `open_backbone` takes, most often the folder of a run
     data=None, # labelled images: a folder, the name of a data set; None: those that a run was trained on
@@ -118,10 +116,10 @@ def train_classifier(
     text = all(v is None or isinstance(v, (str,int,float,bool)) for v in s.values())
     if not text: raise TypeError('a classifier that is kept remembers where network and images come from: give them as a folder, a file or a name; linear_eval and finetune take a Learner and its data')
     path = None
-    if _rank()==0: path = _begin(s, out, resume)
+    if _rank()==0: path = _begin(s, Path(out) if out else _place(source, t, data), out, resume)
     setup()
     s,path = _meet(s, path)
-    if (path/'scores.json').exists(): return Classifier(path, _settings(path), json.loads((path/'scores.json').read_text()))
+    if (path/'scores.json').exists(): return Classifier(path, _settings(path), {k:int(v) if k=='images' else v for k,v in json.loads((path/'scores.json').read_text()).items()})
     try: return _train(s, path, net:=open_backbone(s['source'], data=s['data'], **kwargs), paper.get('middle'), progress)
     except Exception:
         if is_main() and {p.name for p in path.iterdir()}=={'classifier.yml'}: (path/'classifier.yml').unlink(); path.rmdir()           # it came to nothing
@@ -135,7 +133,7 @@ def _train(s, path, net, middle, progress):
     if is_main(): save_recipe(whole, path/'classifier.yml')
     spy = Callback()
     cbs = [spy]+([Progress()] if progress else [])
-    _trained(s['protocol'], net, sets, s['epochs'], s['few'], s['seed'], None, s['like'], s['bs'], show=True, run=path, resume=(path/'checkpoint.pt').exists(), middle=middle, cbs=cbs)
+    _trained(s['protocol'], net, sets, s['epochs'], s['few'], s['seed'], None, s['like'], s['bs'], run=path, resume=(path/'checkpoint.pt').exists(), middle=middle, cbs=cbs)
     if spy.learn.stopped: print(f'interrupted; to go on: the same again with --resume'); return Classifier(path, whole)
     scores = classifier_scores(spy.learn, middle)
     if is_main(): _keep(spy.learn, net, whole, path, scores)

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['table', 'table_text', 'find_recipes', 'compare']
 
-# %% ../nbs/82j_compare.ipynb #aa9165aa
+# %% ../nbs/82j_compare.ipynb #5f98f8d7
 import json, statistics
 from fnmatch import fnmatchcase
 from pathlib import Path
 from .callback.checkpoint import write_csv
-from .classifier import train_classifier, _settings
-from .core import choose
+from .classifier import train_classifier, _place, _settings
 from .pretrain import pretrain
 from .recipes import grids, load_recipe, recipes
 
@@ -68,7 +67,7 @@ def table_text(
     gone = [f'{b} ({m})' for m,b in _BOUNDS.items() if m not in {r['method'] for r in rows}]
     return f'{above}\n\n{text}'+(f"\n\nnot in it: {' and '.join(gone)}" if gone else '')
 
-# %% ../nbs/82j_compare.ipynb #23617096
+# %% ../nbs/82j_compare.ipynb #830284a0
 def find_recipes(
     names # names of recipes, with `*` for any part, such as `'relational/*-cifar10-conv4'`
 )->list: # names
@@ -77,7 +76,7 @@ def find_recipes(
     for w in [names] if isinstance(names, str) else names:
         w = f'{w}/*' if w in grids() and w not in recipes() else w
         hits = [n for n in every if fnmatchcase(n, w)] if '*' in w else [w]
-        if not hits: choose(w, every, 'recipe')
+        if not hits: raise ValueError(f'no recipe is called {w!r}; groups are {", ".join(sorted({n.split("/")[0] for n in every if "/" in n}))}, and sslnb recipes lists them all')
         out += [n for n in hits if n not in out]
     return out
 
@@ -98,9 +97,9 @@ def compare(
     for n in find_recipes(names):
         for seed in seeds:
             path = top/f"{n.replace('/','-')}-seed{seed}"
-            run = pretrain(recipe=n, seed=seed, out=path, resume=path.exists(), progress=False, **keywords)
-            if run.stopped: return table(done) if done else []
-            c = train_classifier(path, data, finetune, few, like, classifier_epochs, seed=seed, out=f'{path}-{"finetune" if finetune else "linear"}{"" if data is None else "-"+Path(str(data)).name}', resume=True, progress=False)
+            if not (path/'scores.json').exists() and pretrain(recipe=n, seed=seed, out=path, resume=path.exists(), progress=False, **keywords).stopped: return table(done) if done else []
+            place = _place(path, 'finetune' if finetune else 'linear', data)
+            c = train_classifier(path, data, finetune, few, like, classifier_epochs, seed=seed, out=place, resume=place.exists(), progress=False)
             if not c.finished: return table(done) if done else []
             say(f"{n}, seed {seed}: top-1 {c.scores['top1']:.3f}")
             done.append(c.path)

@@ -10,7 +10,7 @@ import argparse
 from .cli import Parser, _Format
 from .commands import _int, _parser, _read, _share
 
-# %% ../nbs/83d_stages.ipynb #e93065d5
+# %% ../nbs/83d_stages.ipynb #38ac31f2
 def _floats(s): return f"loss {s['loss']:.4f}, top-1 {100*s['top1']:.2f} %"+('' if s['top5'] is None else f", top-5 {100*s['top5']:.2f} %")+f", {s['images']} images"
 
 def linear_(argv):
@@ -22,12 +22,12 @@ def linear_(argv):
     p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps; with --finetune relational, swav_1pct, swav_10pct [relational]')
     p.add_argument('--epochs', type=_int, metavar='INT', help='passes over the labelled images [100; with --finetune 20, relational 100]')
     bs = p._option_string_actions['--bs']
-    bs.default,bs.help = None,'images in a batch [256; relational 128]'
+    bs.default,bs.help,p._option_string_actions['--force'].help = None,'images in a batch [256; relational 128]',argparse.SUPPRESS
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of the order, the first weights and the draw of --few [0]')
     p.add_argument('--out', metavar='DIR', help='folder, new or empty [named after the source]')
     p.add_argument('--resume', action='store_true', help='go on with what was begun in that folder, by the same command')
     source,o = _read(p, argv)
-    o.pop('force')
+    if o.pop('force'): raise ValueError('--force: a classifier has a folder of its own; give another one (--out), or go on with what is there (--resume)')
     from sslnb.classifier import train_classifier
     c = train_classifier(source, **{k:v for k,v in o.items() if (k,v) not in (('pretrained',False),('stem','auto'))})
     if not c.finished: return 130
