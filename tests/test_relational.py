@@ -98,7 +98,7 @@ def test_three_stages_on_other_images_than_the_first(run, monkeypatch, capsys):
     assert (row['trained_on'], row['tested_on'], row['few'], row['runs']) == ('digits', 'coloured', '4', '1') and 'not in it: lower bound' in text
 
 def test_refused(run, capsys):
-    for argv, words in ((['linear', run, '--data', 'nothing'], 'unknown data set'), (['linear', run, '--like', 'swap'], "did you mean 'swav'"), (['linear', run, '--few', '120%'], 'expected a share'), (['test', run], 'of the second stage'),
+    for argv, words in ((['linear', run, '--like', 'swav', '--data', 'nothing'], 'unknown data set'), (['linear', run, '--like', 'swap'], "did you mean 'swav'"), (['linear', run, '--few', '120%'], 'expected a share'), (['test', run], 'of the second stage'),
                         (['table', run.parent], 'is no run'), (['compare', 'none/*'], 'no recipe is called'), (['linear', run, '--like', 'swav', '--few', 10000], 'labels')):
         rc, out, err = sslnb(capsys, *argv)
         assert rc == 2 and words in err and len(err.splitlines()) == 1, (argv, err)
