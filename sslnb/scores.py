@@ -31,7 +31,7 @@ def _mapping(given, folder, classes): # superclasses from a name, a file or a se
     if classes and len(m)!=len(classes): raise ValueError(f'the superclasses {given} are of {len(m)} labels and the images have {len(classes)}; give the data that they belong to')
     return m
 
-# %% ../nbs/82h_scores.ipynb #8549fc15
+# %% ../nbs/82h_scores.ipynb #26853416
 def _rows(net, f, bs): # name -> Features: raw pixels, the network before training, the network
     own = 'trained' if net is None or net.trained else 'untrained'
     rows = {own:f}
@@ -71,7 +71,7 @@ def _cluster(f, ks, mapping, seed):
     if f.assign is not None and f.train_assign is not None: groups = {'own, {} clusters'.format(int(whole(f.train_assign, f.assign).max())+1 if f.logits is None else f.logits.shape[1]):whole(f.train_assign, f.assign), **groups}
     return {n:cluster_scores(y, a) | ({} if mapping is None else dict(acc_super=cluster_scores(y, a, mapping)['acc'])) for n,a in groups.items()}
 
-def _trained(t, net, sets, epochs, labels, seed, opt, like): # a classifier trained on the images, by the protocol `t`
+def _trained(t, net, sets, epochs, labels, seed, opt, like, bs=None, show=False, **kw): # a classifier trained on the images, by the protocol `t`
     from sslnb.data.loader import ssl_dls
     a,b = sets
     if a.channels!=net.in_chans: raise ValueError(f'{a.name} has {a.channels} channels and the network takes {net.in_chans}; the protocols linear and finetune train on the images as they are: give others, or use --protocol fast')
@@ -79,10 +79,10 @@ def _trained(t, net, sets, epochs, labels, seed, opt, like): # a classifier trai
         few = few_labels(a, labels, seed, b.names or ())
         few.notes,a = a.notes,labelled_part(few)
     elif t=='linear' and not (a.labels>=0).all(): a = labelled_part(a)
-    dls = ssl_dls((a,b), seed=seed, mean=list(net.mean), std=list(net.std))
-    if t=='finetune': res = finetune(net.backbone, dls, labels, n:=epochs or 20, like=like, size=net.size, every=n, show=False)
-    else: res = linear_eval(net.backbone, dls, epochs=(n:=epochs or 100), size=net.size, every=n, show=False, like=like, recipe=dict(opt='sgd') if opt=='sgd' else None)
-    return {'top-1':res['top1'], 'top-5':res['top5'] if len(a.classes)>5 else None}
+    dls = ssl_dls((a,b), min(bs, len(a)) if bs and t=='linear' else None, seed=seed, mean=list(net.mean), std=list(net.std))
+    kw = dict(size=net.size, show=show, like=like, **kw)
+    if t=='finetune': return finetune(net.backbone, dls, labels, n:=epochs or 20, every=n, **({'bs':bs} if bs else {}), **kw)
+    return linear_eval(net.backbone, dls, epochs=(n:=epochs or 100), every=n, recipe=dict(opt='sgd') if opt=='sgd' else None, **kw)
 
 def _given(todo, labels, like, opt): # the labels to keep; what cannot be is said before anything is computed
     trains,known = set(todo)<={'linear','finetune'},FINETUNE_LIKE if 'finetune' in todo else LINEAR_LIKE
@@ -99,7 +99,7 @@ def _given(todo, labels, like, opt): # the labels to keep; what cannot be is sai
 def _needs_labels(name, todo):
     if todo!=('fast',): raise ValueError(f"{name} has no labels, and {' and '.join(todo)} compare{'s'*(len(todo)==1)} with labels; give labelled data (--data), or look at the clusters: sslnb cluster")
 
-# %% ../nbs/82h_scores.ipynb #a4bc0495
+# %% ../nbs/82h_scores.ipynb #cd73ef7e
 PROTOCOLS = ('fast','knn','cluster','linear')
 
 def evaluate(
@@ -124,7 +124,7 @@ def evaluate(
     todo = PROTOCOLS if protocol=='all' else (choose(protocol, [*PROTOCOLS,'finetune','retrieval','all'], 'protocol'),)
     _retrieval_given(todo, gallery, labels, out, force)
     labels = _given(todo, labels, like, opt)
-    net = None if str(source).endswith('.npz') else open_backbone(source, **kwargs)
+    net = None if str(source).endswith('.npz') else open_backbone(source, data=data, **kwargs)
     if net is None and protocol in ('linear','finetune'): raise ValueError(f'{source} holds features; the protocol {protocol} trains on images: give the network, or use --protocol fast')
     f = None if net else embed(source, data, bs)
     sets,where = _sets(net, data) if net else (None,None)
@@ -147,7 +147,8 @@ def _both(t, net, sets, epochs, labels, seed, opt, like): # before and after tra
     share = labels if isinstance(labels, float) else 1
     opt = opt or like or ('larc' if (epochs or 100)*len(sets[0])*share/256>=10_000 else 'sgd')
     nets = {'untrained':net.untrained() if net.trained else None, 'trained' if net.trained else 'untrained':net}
-    return {n:_trained(t, m, sets, epochs, labels, seed, opt, like) for n,m in nets.items() if m}
+    top = lambda r: {'top-1':r['top1'], 'top-5':r['top5'] if len(sets[0].classes)>5 else None}
+    return {n:top(_trained(t, m, sets, epochs, labels, seed, opt, like)) for n,m in nets.items() if m}
 
 # %% ../nbs/82h_scores.ipynb #142477a7
 _HEADS = dict(nmi='NMI', ami='AMI', ari='ARI', acc='ACC', acc_super='superclasses')
