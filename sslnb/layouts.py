@@ -62,7 +62,7 @@ def mlp_of(
     out = dict(n_layers=len(ws), bn=any(k.endswith('running_mean') for k in mine))
     return dict(out, dim=ws[-1].shape[0], **(dict(hidden=ws[0].shape[0]) if len(ws)>1 else {})) if ws else out
 
-# %% ../nbs/28_layouts.ipynb #3ea8923a
+# %% ../nbs/28_layouts.ipynb #761e0dcd
 def weights(
     model:nn.Module # any network
 )->dict: # name -> tensor
@@ -77,7 +77,8 @@ def _candidates(sd, arch): # name, and keywords for `create_backbone`
     if 'cls_token' in sd and 'patch_embed.proj.weight' in sd:
         n,p = sd['pos_embed'].shape[1]-1, sd['patch_embed.proj.weight'].shape[-1]
         return [(v, dict(size=round(n**.5)*p, patch=p)) for v in ('vit_tiny','vit_small','vit_base')]
-    if not {'conv1.weight','layer1.conv.weight'} & set(sd) and (other:=[n for n in exit_families if n!='wrn_16_8' and {'block1.0.weight':'vgg','conv_stem.weight':'eff'}.get(next(iter(sd)))==n[:3]]): return [(n, {}) for n in other]
+    first = {'block1.0.weight':'vgg', 'conv_stem.weight':'efficientnet_cifar'}
+    if (k:=next((k for k in first if k in sd), None)): return [(n, {}) for n in exit_families if n.startswith(first[k])]
     if 'conv1.bias' in sd: return [('wrn_16_8', {})]
     small = 'conv1.weight' in sd and sd['conv1.weight'].shape[-1]==3
     w = len(sd['conv1.weight'])//64 if 'conv1.weight' in sd else 1

@@ -2,6 +2,7 @@
 
 The other families of README-selfcon.md are tests of the losses and of training.
 """
+import argparse
 import numpy as np, pytest, torch
 from torch import nn
 from golden_tools import T, families, fill_hash, golden
@@ -9,6 +10,7 @@ from sslnb.backbones.create import create_backbone
 from sslnb.exit_heads import ContrastHead, ExitClassifiers, mean_logits, vgg_classifier
 from sslnb.layouts import recognise
 from sslnb.learner import SSLModel
+from sslnb.pretrained import load_official
 from sslnb.selfcon_layouts import from_selfcon, to_selfcon
 
 D = golden('selfcon')
@@ -93,3 +95,27 @@ def test_classifiers():
         one, five = (100*hits[:, :k].any(1).float().mean().item() for k in (1, 5))
         np.testing.assert_allclose([one, five if one else 0.], want, atol=1e-4)      # the official code keeps the top-5 of the best top-1, which starts at 0
     close(fill_hash(vgg_classifier(512, D['val/vgg_logits'].shape[1]), S0+3).eval()(T(D['val/vgg_in'])), D['val/vgg_logits'])
+
+
+def test_file_of_ones_own_run(tmp_path):
+    "A checkpoint with a namespace, from several GPUs, with the old name of shortcuts: network, exits and head are read from it."
+    bb = create_backbone('resnet8', exits=[True, False], exit_size='small')
+    m = SSLModel(bb, ContrastHead(64, 1)).eval()
+    sd = {k.replace('encoder.', 'encoder.module.').replace('shortcut', 'downsample'): v for k, v in to_selfcon(m.state_dict()).items()}
+    torch.save(dict(opt=argparse.Namespace(model='resnet8'), model=sd, optimizer={}, epoch=7), tmp_path/'last.pth')
+    got = load_official(tmp_path/'last.pth')
+    assert (got.meta['layout'], got.meta['epoch'], got.backbone.created['kw']) == ('SelfCon, SupCon or Con', 7, dict(exits=[True, False], exit_size='small'))
+    x = [torch.rand(2, 3, 16, 16)]
+    with torch.no_grad():
+        a, b = (n(x, {})['out'] for n in (m, got))
+        assert torch.equal(a['z'][0], b['z'][0]) and torch.equal(a['exits'][0][0], b['exits'][0][0])
+
+
+def test_efficientnet_by_order():
+    with torch.device('meta'):
+        bb = create_backbone('efficientnet_cifar', exits=[True])
+        ours = SSLModel(bb, ContrastHead(512, 1)).state_dict()
+    theirs = {k if i else 'encoder._conv_stem.weight': v for i, (k, v) in enumerate(to_selfcon(ours).items())}
+    name, got, _ = recognise(theirs)
+    assert name.startswith('SelfCon') and list(got) == [k for k in ours if k != '_extra_state']
+    with pytest.raises(ValueError, match='another variant'): from_selfcon(dict(list(theirs.items())[:-9] + [('encoder.more', torch.zeros(2))]))
