@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['from_selfcon', 'to_selfcon']
 
-# %% ../nbs/46c_selfcon_layouts.ipynb #3aa0c714
-import re
+# %% ../nbs/46c_selfcon_layouts.ipynb #f9363983
+import re, torch
 from torch import nn
 from .backbones.exit_families import efficientnet_cifar
 from .backbones.exits import add_exits
