@@ -139,7 +139,7 @@ def method_info(
 view_sets = ('two_views','k_views','multi_crop','rotations')
 def _bare(s): return str(s).lower().replace('_','').replace('-','')
 
-# %% ../nbs/80_recipes.ipynb #b74505b9
+# %% ../nbs/80_recipes.ipynb #90789215
 def _rename(keys, names): return {names[k]: replace(v, name=names[k]) for k,v in keys.items() if k in names}
 
 def keys_of(
@@ -149,7 +149,7 @@ def keys_of(
     "Every key that a recipe with this method may have."
     own = lambda f,part,names: _rename(signature(f, part), dict(zip(names, names)) if isinstance(names, list) else names)
     data = own('ssl_dls', 'data', dict(source='data', bs='bs', seed='seed', mean='mean', std='std', size='image_size', labels='labels', valid_pct='valid_pct', split_seed='split_seed', root='root', few='few', only='only'))
-    learner = own('ssl_learner', 'learner', ['backbone','method','views','size','stem','pretrained','channels_last'])
+    learner = own('ssl_learner', 'learner', ['backbone','method','views','size','stem','pretrained','channels_last','exits','exit_size'])
     learner |= own('init_from', 'learner', ['init','init_head'])
     learner['views'] = replace(learner['views'], doc=f"view set, by default the method's own: {', '.join(view_sets)}")
     info = method_info(method) if isinstance(method, str) else live_info(method)
