@@ -97,7 +97,7 @@ class Augment:
         size, # side of a view in pixels, or (height, width)
         scale=(.2,1), # share of the image's area that a crop covers; None: a plain crop of `size` pixels, not resized
         ratio=(3/4,4/3), # width / height of a crop
-        pad:int=0, # with `scale=None`: black pixels put around the image before cropping
+        pad:int|None=0, # with `scale=None`: black pixels put around the image before cropping; None: bring the image to the size of the view, and put an eighth of that around it
         flip:float=.5, # probability of a mirror image
         degrees:float=0., # largest rotation, to both sides
         translate:float=0., # largest shift, as a share of the view's side
@@ -123,7 +123,8 @@ class Augment:
     ):
         store_attr()
         self.size,self.mean,self.std = _pair(size),_numbers(mean),_numbers(std)
-        self.jitter = tuple(jitter or (0,)*4)
+        self.jitter,self.fit = tuple(jitter or (0,)*4),pad is None and scale is None
+        if pad is None: self.pad = min(self.size)//8 if self.fit else 0
         self._affine = any((degrees,translate,shear)) or tuple(zoom)!=(1,1)
         choose(interpolation, kernels, 'interpolation')
         if len(self.jitter)!=4 or not 0<=self.jitter[3]<=.5: raise ValueError(f"jitter is {jitter}: give four strengths (brightness, contrast, saturation, hue), hue at most 0.5")
@@ -167,12 +168,14 @@ class Augment:
 def _box(self:Augment, u, h, w):
     if self.scale is not None: return random_box(u, h, w, self.scale, self.ratio).float()
     (sh,sw),pad = self.size, self.pad
-    room = torch.stack([torch.as_tensor(v, dtype=u.dtype).expand(len(u)) for v in (h,w)], 1)+2*pad-u.new_tensor([sh,sw])
+    hw,side = torch.stack([torch.as_tensor(v, dtype=u.dtype).expand(len(u)) for v in (h,w)], 1),u.new_tensor([sh,sw])
+    k = (hw/side).amin(1, keepdim=True) if self.fit else 1.                      # pixels of the image to one of the view
+    room = hw/k+2*pad-side
     if room.min()<0:
-        h,w = (room[room.min(1).values.argmin()]-2*pad+u.new_tensor([sh,sw])).int().tolist()
+        h,w = hw[room.min(1).values.argmin()].int().tolist()
         raise ValueError(f"cannot cut {sh}x{sw} pixels out of {h}x{w} with pad={pad}: give a smaller `size`, more `pad`, or `scale=(1,1)` to resize")
     place = (u[:,20:]*(room+1)).floor()-pad
-    return torch.cat([place, u.new_tensor(self.size).expand(len(u),2)], 1).float()
+    return torch.cat([place*k, (side*k).expand(len(u),2)], 1).float()
 
 @patch
 @torch.no_grad()

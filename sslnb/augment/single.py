@@ -46,7 +46,7 @@ def cut(self:Augment,
 )->Tensor: # (C,h,w) uint8
     "The geometric part of one image's view."
     if box is None: box = self.boxes(p, [x.shape[1:]], i)[0]
-    if self._affine or self.pad:
+    if self._affine or self.pad or self.fit:
         q = {k:p[k][i:i+1] for k in _geometry if k in p}
         y = (self._crop(unit(x)[None], {**q, 'box':box[None]})[0]*255).round_().byte()
     else:
