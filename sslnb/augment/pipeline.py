@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['random_box', 'unit', 'normalise_', 'decode', 'clean', 'Augment']
 
-# %% ../../nbs/13_augment.pipeline.ipynb #a1afa63e
+# %% ../../nbs/13_augment.pipeline.ipynb #c1950a25
 import inspect, math, torch
 from torch import Tensor
 from fastcore.basics import store_attr, patch
 from .ops import *
+from .rand import draw_rand_augment, rand_augment
 from ..core import choose
 
 # %% ../../nbs/13_augment.pipeline.ipynb #3a4928fb
@@ -90,7 +91,7 @@ def _pair(size # int or (height, width)
     "One number is both sides."
     return (int(size),)*2 if isinstance(size,(int,float)) else tuple(map(int,size))
 
-# %% ../../nbs/13_augment.pipeline.ipynb #7dabebe2
+# %% ../../nbs/13_augment.pipeline.ipynb #8f46c7da
 class Augment:
     "Random views of a batch, each image with its own draw. SimCLR's recipe by default: https://arxiv.org/abs/2002.05709"
     def __init__(self,
@@ -99,6 +100,7 @@ class Augment:
         ratio=(3/4,4/3), # width / height of a crop
         pad:int|None=0, # with `scale=None`: black pixels put around the image before cropping; None: bring the image to the size of the view, and put an eighth of that around it
         flip:float=.5, # probability of a mirror image
+        randaug:tuple|None=None, # (operations, magnitude) of RandAugment, before the crop, such as (2, 9)
         degrees:float=0., # largest rotation, to both sides
         translate:float=0., # largest shift, as a share of the view's side
         shear:float=0., # largest shear along x, in degrees
@@ -127,6 +129,7 @@ class Augment:
         if pad is None: self.pad = min(self.size)//8 if self.fit else 0
         self._affine = any((degrees,translate,shear)) or tuple(zoom)!=(1,1)
         choose(interpolation, kernels, 'interpolation')
+        if randaug and len(tuple(randaug))!=2: raise ValueError(f'randaug={randaug!r}; expected (operations, magnitude), such as (2, 9)')
         if len(self.jitter)!=4 or not 0<=self.jitter[3]<=.5: raise ValueError(f"jitter is {jitter}: give four strengths (brightness, contrast, saturation, hue), hue at most 0.5")
 
     def __repr__(self):
@@ -161,6 +164,7 @@ class Augment:
             (vh,vw),on = self.size, coin(self.erase)
             box = random_box(u(22), vw, vh, self.erase_scale, self.erase_ratio, strict=True)[:,[1,0,3,2]]
             p.update(erase=on, hole=box.float(), noise=(u()*2**53).long())
+        if self.randaug: p.update(draw_rand_augment(n, int(self.randaug[0]), self.randaug[1], g))
         return p
 
 # %% ../../nbs/13_augment.pipeline.ipynb #39f6ee77
@@ -197,7 +201,7 @@ def __call__(self:Augment,
 
 _cpu_piece,_gpu_piece = 2**19,2**27     # values a piece: about a CPU's cache, half a gigabyte on a GPU
 
-# %% ../../nbs/13_augment.pipeline.ipynb #13626a39
+# %% ../../nbs/13_augment.pipeline.ipynb #456df029
 def _drawn(x, on, f, *params):
     "`f` on the rows of `x` where `on` is true; `on` and `params` live on the CPU."
     if on.all(): return f(x, *(q.to(x.device, non_blocking=True) for q in params))
@@ -223,7 +227,10 @@ def _noise(x, on, seed):
     return out
 
 @patch
-def _apply(self:Augment, x, p): return self._colour(self._crop(unit(x), p), p)
+def _apply(self:Augment, x, p):
+    x = unit(x)
+    if 'rand_op' in p: x = rand_augment(x, p['rand_op'], p['rand_value'])
+    return self._colour(self._crop(x, p), p)
 
 @patch
 def _colour(self:Augment, x, p): # all but the crop; `x` is float and may be written to
