@@ -14,14 +14,13 @@ from ..learner import SSLMethod
 from ..relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy
 from ..views import k_views
 
-# %% ../../nbs/56_methods.relation_net.ipynb #59cfad3b
+# %% ../../nbs/56_methods.relation_net.ipynb #e9b36d51
 class RelationNet(SSLMethod):
     "Relational reasoning (https://arxiv.org/abs/2006.05849): are two views of the same image?"
     views = k_views
     view_settings = dict(k=4, scale=(.08,1.), jitter=(.8,.8,.8,.2))
     recipe = dict(opt='adam', lr=1e-3, lr_rule='none', wd=0., warmup=0, final_lr=None, epochs=200, bs=64)
-    tiny = dict(hidden=64)
-    tiny_views = dict(k=3, flip=0., scale=(.5,1.), jitter=None, grey=0.)
+    tiny_views = dict(k=4, flip=0., scale=(.6,1.), degrees=15., jitter=(.4,.4,0.,0.), grey=0.)
     columns = ('pairs',)
     def __init__(self,
         aggregation:str='cat', # how two features become one: 'cat', 'sum', 'mean' or 'max'
