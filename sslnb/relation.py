@@ -53,12 +53,12 @@ def focal_loss(
     if alpha is not None: loss = loss*torch.where(y, alpha, 1-alpha)
     return loss.mean()
 
-# %% ../nbs/48_relation.ipynb #47eafc8f
+# %% ../nbs/48_relation.ipynb #390e285a
 def pair_moments(
     u:Tensor, # (K, B, H) what a feature adds to a pair as its left one
     v:Tensor, # (K, B, H) and as its right one
     at:list # from `_partners`
-)->tuple: # mean of u (H,) and of v (H,), centred u and v, variance of u+v (H,)
+)->tuple: # mean of u+v (H,), u and v less their means, variance of u+v (H,)
     "Mean and variance over all pairs of u+v, without making the pairs."
     K,B = u.shape[:2]
     n,k = B*K*(K-1),torch.arange(K, device=u.device, dtype=u.dtype)[:,None,None]
@@ -68,7 +68,9 @@ def pair_moments(
     rows = torch.cat([a.flatten(0,1).T.flatten() for a in at])                             # partners of every row on the left
     each = torch.tensor([2*len(a) for a in at], device=u.device).repeat_interleave(B)
     sums = F.embedding_bag(rows, v.flatten(0,1), each.cumsum(0)-each, mode='sum')
-    return mu, mv, u, v, (left*u*u+right*v*v).sum((0,1))+2/n*(u[:-1].flatten(0,1)*sums).sum(0)
+    return mu+mv, u, v, (left*u*u+right*v*v).sum((0,1))+2/n*(u[:-1].flatten(0,1)*sums).sum(0)
+
+def _again(f, *args): return checkpoint(f, *args, use_reentrant=False, preserve_rng_state=False)      # keeps nothing, runs again in the backward pass
 
 class RelationHead(nn.Module):
     "Scores of all pairs of views, https://arxiv.org/abs/2006.05849; exact, and without a tensor that grows with the square of the views."
@@ -86,37 +88,39 @@ class RelationHead(nn.Module):
         features:list, # (B, F) of each view
         batch:dict=None # not looked at
     )->Tensor: # (K(K-1)/2, 2, B) a score for each pair of views: the same image, another image
-        z = torch.stack([f['out'] if isinstance(f, dict) else f for f in features])
+        z = [f['out'] if isinstance(f, dict) else f for f in features]
         if len(z)<2 and self.training: raise ValueError(f'{len(z)} view of each image; relations need at least two, such as views=k_views with k=4')
-        with torch.autocast(z.device.type, enabled=False): return self.scores(z.float() if z.dtype in (torch.float16,torch.bfloat16) else z)
+        with torch.autocast(z[0].device.type, enabled=False):
+            z = torch.stack(z)
+            return self.scores(z.float() if z.dtype in (torch.float16,torch.bfloat16) else z)
     def scores(self, z):
         K,B,_ = z.shape
         if K<2: return z.new_zeros(0, 2, B)
         if not self.batch_local: z = gather(z.transpose(0,1)).transpose(0,1)
-        mine = slice(0, B) if self.batch_local else slice(rank()*B, rank()*B+B)
-        at = _partners(*z.shape[:2], z.device)
-        mean,var,hidden = (self._max if self.aggregation=='max' else self._added)(z, at)
-        middle,scale = self._norm(mean, var, sum(a.numel() for a in at)*(world_size() if self.batch_local else 1))
+        mine = slice(None) if self.batch_local else slice(rank()*B, rank()*B+B)
+        at,c = _partners(*z.shape[:2], z.device),z.mean((0,1))
+        mean,var,hidden = (self._max if self.aggregation=='max' else self._added)(z-c, at)
+        mean = mean+self.linear1(AGGREGATIONS[self.aggregation](c, c))
+        middle,scale = self._norm(mean, var.clamp_min(0), sum(a.numel() for a in at)*(world_size() if self.batch_local else 1))
         h = hidden(scale, (mean-middle)*scale+self.bn1.bias, mine)
-        score = lambda i,a: F.leaky_relu(h(i, a))@self.linear2.weight[0]+self.linear2.bias
-        return torch.cat([checkpoint(score, i, a[...,mine], use_reentrant=False, preserve_rng_state=False) for i,a in enumerate(at)])
-    def _added(self, z, at):
+        score = lambda i,a: F.leaky_relu_(h(i, a))@self.linear2.weight[0]+self.linear2.bias
+        return torch.cat([_again(score, i, a[...,mine]) for i,a in enumerate(at)])
+    def _added(self, z, at): # mean and variance of the hidden layer, and how to make it for one view: for cat, sum and mean
         w = self.linear1.weight/(2 if self.aggregation=='mean' else 1)
         w1,w2 = w.chunk(2, 1) if self.aggregation=='cat' else (w,w)
-        mu,mv,u,v,var = pair_moments(F.linear(z, w1, self.linear1.bias), F.linear(z, w2), at)
+        mean,u,v,var = pair_moments(F.linear(z, w1), F.linear(z, w2), at)
         def hidden(scale, shift, mine):
             a,b = u[:,mine]*scale+shift,v.flatten(0,1)*scale
             return lambda i,rows: a[i]+b[rows]
-        return mu+mv, var, hidden
+        return mean, var, hidden
     def _max(self, z, at):
-        w,c = self.linear1.weight,z.mean((0,1))
-        z,n = z-c,sum(a.numel() for a in at)
+        w,n = self.linear1.weight,sum(a.numel() for a in at)
         pairs = lambda i,rows,mine=slice(None): torch.maximum(z[i,mine], z.flatten(0,1)[rows])
         def moments(i, rows): m = pairs(i, rows).flatten(0,2); return m.sum(0), m.T@m
-        m,mm = (sum(o)/n for o in zip(*(checkpoint(moments, i, a, use_reentrant=False, preserve_rng_state=False) for i,a in enumerate(at))))
+        m,mm = (sum(o)/n for o in zip(*(_again(moments, i, a) for i,a in enumerate(at))))
         mean = F.linear(m, w)
-        def hidden(scale, shift, mine): return lambda i,rows: F.linear(pairs(i, rows, mine), w*scale[:,None], shift-mean*scale)
-        return mean+F.linear(c, w, self.linear1.bias), ((w@(mm-m.outer(m)))*w).sum(1), hidden
+        hidden = lambda scale,shift,mine: lambda i,rows: F.linear(pairs(i, rows, mine), w*scale[:,None], shift-mean*scale)
+        return mean, ((w@(mm-m.outer(m)))*w).sum(1), hidden
     def _norm(self, mean, var, n): # mean and scale of batch norm, over all processes; `n` pairs
         bn = self.bn1
         if not self.training: return bn.running_mean, bn.weight*(bn.running_var+bn.eps).rsqrt()
