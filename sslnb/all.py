@@ -15,7 +15,7 @@ from fastcore.foundation import L
 from fastai.callback.core import Callback
 
 # %% ../nbs/84_all.ipynb #3d407bd5
-_ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.pipeline augment.single views data.loader backbones.small backbones.resnet backbones.create heads measures memory sinkhorn kmeans bank prototypes learner offline
+_ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.pipeline augment.single views data.loader backbones.small backbones.resnet backbones.create heads measures memory sinkhorn kmeans bank prototypes soft_neighbours learner offline
 callback.distributed callback.precision callback.health callback.checkpoint fit evaluate.features evaluate.knn evaluate.linear evaluate.cluster
 evaluate.superclasses evaluate.pictures evaluate.classes evaluate.prototypes evaluate.report callback.knn evaluate.protocol evaluate.finetune testing recipes rules swav_layouts pretrained pretrain plan export networks embed formats clustering scores'''.split()
 
