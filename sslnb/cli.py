@@ -117,7 +117,7 @@ def pretrain_(argv):
     from sslnb.pretrain import pretrain
     return 130 if pretrain(**o).stopped else 0
 
-# %% ../nbs/83_cli.ipynb #3ded7364
+# %% ../nbs/83_cli.ipynb #63cf2d17
 def methods_(argv):
     "sslnb methods [NAME]"
     p = Parser('sslnb methods', allow_abbrev=False, description='List the methods, or show the keywords of one.')
@@ -144,6 +144,14 @@ def _list(names): # recipes with their meaning, by group, what a paper varies af
         print(f'{n.ljust(w)}  {said[n]}')
         last = n.rpartition('/')[0]
 
+def _list_grid(g, whole): # recipes by rule
+    print(f'{g.pattern}  {len(g)} recipes. {g.about}')
+    w = max(map(len, g.axes))
+    for a in g.axes if whole else (): print(f"  {a.upper().ljust(w)}  {', '.join(g.tables[a])}")
+
+def _by_rule(name, own): # such a recipe as a file would say it
+    return f'# One of {grid_of(name).pattern}. {grid_of(name).about}\n'+recipe_text(own)
+
 def recipes_(argv):
     "sslnb recipes [NAME]"
     p = Parser('sslnb recipes', allow_abbrev=False, description='List the recipes, or show one and what it builds on.')
@@ -151,18 +159,20 @@ def recipes_(argv):
     p.add_argument('--full', action='store_true', help='show one recipe with all that it builds on')
     a = p.parse_args(argv)
     group = [n for n in recipes() if a.NAME is None or n.startswith(a.NAME.rstrip('/')+'/')]
-    if group and a.full: raise ValueError('--full is for one recipe; give its name')
-    if group:
-        _list(group)
+    rules = [g for n,g in grids().items() if a.NAME in (None,n,n+'/') and a.NAME not in recipes()]
+    if (group or rules) and a.full: raise ValueError('--full is for one recipe; give its name')
+    if group or rules:
+        if group: _list(group)
+        for i,g in enumerate(rules): print('\n'*bool(group and not i), end=''); _list_grid(g, a.NAME)
         print('\nsslnb recipes NAME shows one; sslnb pretrain --recipe NAME trains by it, with --dry-run it says what that would be.')
     elif a.full:
         flat = load_recipe(a.NAME)
         print(recipe_text(flat, check_keys(flat)), end='')
     else:
-        for i,n in enumerate(layers(a.NAME)): print(('' if not i else f'\n# builds on {n}\n\n')+recipe_file(n).read_text(encoding='utf-8'), end='')
+        for i,(n,own) in enumerate(layers(a.NAME).items()): print(('' if not i else f'\n# builds on {n}\n\n')+(_by_rule(n, own) if grid_of(n) else recipe_file(n).read_text(encoding='utf-8')), end='')
     return 0
 
-# %% ../nbs/83_cli.ipynb #6e988853
+# %% ../nbs/83_cli.ipynb #d4fcdc15
 _HELP = """usage: sslnb COMMAND ...
 
 Self-supervised image learning. The short way: sslnb pretrain
@@ -174,19 +184,23 @@ commands:
   cluster     which images of a folder belong together
   features    features of images, to a file
   evaluate    judge a network: a run, a file, one of torchvision or timm
+  linear      train a classifier on a network and keep it; or fine-tune the network with it
+  test        loss and accuracy of such a classifier on test images
+  compare     several recipes with several seeds, all three stages, in one table
+  table       mean and spread over seeds, of runs that there are
   export      write a network for torchvision, timm, ONNX, detectron2
 
 sslnb COMMAND --help says more; sslnb --version says which sslnb this is.
 With --debug an error shows its traceback."""
 
-def _later(name): return lambda argv: getattr(importlib.import_module('sslnb.commands'), f'{name}_')(argv)     # that room builds on this one
+def _later(name, room='commands'): return lambda argv: getattr(importlib.import_module(f'sslnb.{room}'), f'{name}_')(argv)     # those rooms build on this one
 
 def main(
     argv:list|None=None # words, by default those of the command line
 )->int: # 0; 1 for an error of ours, 2 for one of yours, 130 if interrupted
     "The command `sslnb`."
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = dict(pretrain=pretrain_, methods=methods_, recipes=recipes_, **{n:_later(n) for n in ('cluster','features','evaluate','export')})
+    commands = dict(pretrain=pretrain_, methods=methods_, recipes=recipes_, **{n:_later(n) for n in ('cluster','features','evaluate','export')}, **{n:_later(n, 'stages') for n in ('linear','test','compare','table')})
     debug = '--debug' in argv
     try:
         if not argv or argv[0] in ('-h','--help'): print(_HELP); return 0

@@ -57,7 +57,7 @@ def _read(p, argv): # the options as keywords
     o = vars(a); _prepare()
     return o.pop('SOURCE'), {k:v for k,v in o.items() if v is not None}
 
-# %% ../nbs/83b_commands.ipynb #63503ffb
+# %% ../nbs/83b_commands.ipynb #0d8826d1
 def cluster_(argv):
     "sslnb cluster SOURCE"
     p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the network; of k-means on the features where it has none, or with --k.',
@@ -95,7 +95,7 @@ def evaluate_(argv):
     "sslnb evaluate SOURCE"
     p = _parser('evaluate', 'Judge a network by labels: those of its own images, or of others (transfer).\nRaw pixels and the same network before training stand beside it. Writes nothing without --out.',
                 ['runs/photos','runs/photos --protocol all --out scores.json','backbone.safetensors --data flowers/ --protocol knn --labels 1%','runs/photos --protocol finetune --labels 10% --like swav_10pct','runs/cifar100 --protocol cluster --superclasses cifar100_20'])
-    p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all','finetune'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means; all of these; finetune: the whole network, trained on the labelled images [fast]')
+    p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all','finetune','retrieval'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means; all of these; finetune: the whole network, trained on the labelled images; retrieval: test images search the training images [fast]')
     p.add_argument('--superclasses', metavar='NAME', help='coarser labels for clusters: cifar100_20; a file of lines label,superclass; or with --hierarchy entity13, entity30, living17, nonliving26 or a depth')
     p.add_argument('--hierarchy', metavar='FOLDER', help='files of BREEDS: class_hierarchy.txt and its like')
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
@@ -103,12 +103,14 @@ def evaluate_(argv):
     p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear: 100, finetune: 20]')
     p.add_argument('--like', choices=('self_classifier','swav','swav_steps','swav_1pct','swav_10pct'), help='whose settings they train by; the last two are for finetune [finetune: by the share of labels]')
     p.add_argument('--opt', choices=('larc','sgd'), help='of the linear protocol: larc as published for ImageNet, or sgd, which moves within few steps [sgd below 10,000 steps]')
+    p.add_argument('--gallery', choices=('train','test'), default='train', help='of retrieval: what test images search, the training images or the other test images [train]')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of draws and k-means [0]')
-    p.add_argument('--out', metavar='FILE', help='also write the scores to this file, as JSON')
+    p.add_argument('--out', metavar='FILE', help='also write the scores to this file, as JSON; for retrieval, queries and answers to FILE_retrieval.png')
     source,o = _read(p, argv)
     from sslnb.scores import evaluate, scores_text
-    print(scores_text(evaluate(source, **o)))
-    if 'out' in o: print(f"\n{o['out']}")
+    res = evaluate(source, **o)
+    print(scores_text(res))
+    if 'out' in o: print('\n'+'\n'.join(filter(None, (o['out'], res['about'].get('picture')))))
     return 0
 
 def export_(argv):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Embedded', 'embed', 'free_file', 'save_features', 'load_features', 'assign_images']
 
-# %% ../nbs/82e_embed.ipynb #2e67b470
+# %% ../nbs/82e_embed.ipynb #73e42480
 import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from .core import whole_file
 from .evaluate.features import Features, readable
 from .evaluate.prototypes import method_logits
 from .data.sets import Images, from_array
-from .networks import Network, open_backbone
+from .networks import Network, open_backbone, _same
 
 # %% ../nbs/82e_embed.ipynb #378d96e7
 @dataclass(eq=False, repr=False)
@@ -62,7 +62,7 @@ class Embedded(Features):
         for on,x in parts: out[on] = x
         return out
 
-# %% ../nbs/82e_embed.ipynb #cd8c567c
+# %% ../nbs/82e_embed.ipynb #c39c1dc2
 def _names(s): return [str(n) for n in s.names] if s.names else None
 
 def _sets(net, data): # train and test images, and where they come from
@@ -74,11 +74,7 @@ def _sets(net, data): # train and test images, and where they come from
     if (a:=sets[0]).channels!=net.in_chans: print(f"{a.name}: {'grey images are repeated for a colour network' if a.channels==1 else 'colour images are shown in grey to a network that was made for grey ones'}")
     return sets, data
 
-def _same(a, b): # whether two names are of the same folder or data set
-    text = lambda o: isinstance(o, (str,Path))
-    return text(a) and text(b) and (str(a)==str(b) or Path(a).is_dir() and Path(a).expanduser().resolve()==Path(b).resolve())
-
-# %% ../nbs/82e_embed.ipynb #b70a5527
+# %% ../nbs/82e_embed.ipynb #9d36db05
 def embed(
     source, # what `open_backbone` takes, or a file of `save_features`
     data=None, # a folder, the name of a data set, arrays, ...; None: the images that a run was trained on
@@ -87,7 +83,7 @@ def embed(
 )->Embedded:
     "Clean features of train and test images, with the network's own clusters where it has some."
     if str(source).endswith('.npz'): return load_features(source, data)
-    net = open_backbone(source, **kwargs)
+    net = open_backbone(source, data=data, **kwargs)
     return _embed(net, _sets(net, data)[0], bs)
 
 def _looked(net, s, bs): # the images that can be read, and what the network says of them
@@ -162,7 +158,7 @@ def _with_images(f, data): # the images that the rows belong to
     f.train_images,f.test_images = a.at(96),b.at(96)
     return f
 
-# %% ../nbs/82e_embed.ipynb #fb972824
+# %% ../nbs/82e_embed.ipynb #6298b453
 def assign_images(
     source, # a Learner, or what else `open_backbone` takes
     images, # uint8 (N,C,H,W) or another array, a set of images, or a folder
@@ -171,7 +167,7 @@ def assign_images(
     **kwargs # of `open_backbone`: `size`, ...
 )->dict: # `prototype` (N,) int64, `score` (N,) its logit, `confidence` (N,) its probability 0..1, `names` of the images; score and confidence None where the network gives clusters alone, names None for arrays
     "The prototype of each image by the network's own head."
-    net = copy.copy(open_backbone(source, **kwargs))
+    net = copy.copy(open_backbone(source, data=images, **kwargs))
     if not net.clusters: raise ValueError(f'{net.name} has no prototypes of its own; k-means sorts images by the features of any network: cluster_images(source, data, k=10), or sslnb cluster --k 10')
     if head is not None:
         if not net.learn: raise ValueError(f'head={head}: {net.name} has one table of clusters; leave head out')

@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['export_backbone', 'backbone_meta', 'load_backbone']
 
-# %% ../nbs/82_export.ipynb #080e26f1
+# %% ../nbs/82_export.ipynb #5de773d3
 import json, os, tempfile
 from pathlib import Path
 import torch
 from torch import nn
 from fastcore.basics import patch
 from .backbones.create import create_backbone
+from .backbones.exits import n_exits, without_exits
 from .core import bare
 from .learner import SSLLearner
 
-# %% ../nbs/82_export.ipynb #633e5f8c
+# %% ../nbs/82_export.ipynb #f4ec170a
 def _tensors(backbone):
     sd = {k:v.detach().cpu().contiguous().clone() for k,v in backbone.state_dict().items()}
     bad = [k for k,v in sd.items() if v.is_floating_point() and not v.isfinite().all()]
@@ -41,10 +42,12 @@ def _packed(sd, info): # the bytes of a safetensors file, with its metadata in o
 def export_backbone(
     backbone:nn.Module, # a backbone, perhaps under `DistributedDataParallel` or `torch.compile`
     path, # file to write, `.safetensors`
-    meta:dict=None # more to say: `mean`, `std`, `method`, `epochs`, ...; wins over what the backbone says of itself
+    meta:dict=None, # more to say: `mean`, `std`, `method`, `epochs`, ...; wins over what the backbone says of itself
+    exits:bool=True # keep the branches of a backbone with exits? Without them other programs know it as the plain network
 )->Path: # the file
     "Write a backbone's weights, and what is needed to build and use it."
     backbone,path = bare(backbone),Path(path)
+    if n_exits(backbone) and not exits: backbone = without_exits(backbone)
     known = {**getattr(backbone,'meta',{}), **getattr(backbone,'created',dict(source='module', name=None)), 'num_features':getattr(backbone,'num_features',None)}
     info = {k:_json(k,v) for k,v in {**known, **(meta or {})}.items()}
     parts = _packed(_tensors(backbone), info)
@@ -83,13 +86,14 @@ def load_backbone(
     backbone.meta,backbone.num_features = meta,meta['num_features']
     return backbone.eval()
 
-# %% ../nbs/82_export.ipynb #cdeb283a
+# %% ../nbs/82_export.ipynb #f1933e78
 @patch
 def export_backbone(self:SSLLearner,
     path, # file to write, `.safetensors`
+    exits:bool=True, # keep the branches of a backbone with exits?
     **meta # more to say; wins over what the Learner knows: `mean`, `std`, `size`, `method`, `data`, `epochs`, `seed`
 )->Path: # the file
     "Write the trained backbone, and how its images were prepared."
     d,m = self.dls,bare(self.model)
     known = dict(mean=d.mean, std=d.std, size=self.size, method=type(self.method).__name__, data=d.name, epochs=m.epoch, seed=d.seed)
-    return export_backbone(m.backbone, path, {**known, **meta})
+    return export_backbone(m.backbone, path, {**known, **meta}, exits)

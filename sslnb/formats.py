@@ -36,7 +36,7 @@ def _conv_text(c): # a convolution as Python
 def _index(name): # conv1.0 as conv1[0]
     return ''.join(f'[{p}]' if p.isdigit() else f'.{p}' for p in name.split('.'))[1:]
 
-# %% ../nbs/82f_formats.ipynb #03f444b9
+# %% ../nbs/82f_formats.ipynb #fd8876eb
 def plain_network(
     net:Network, # from `open_backbone`
     library:str # `'torchvision'` or `'timm'`
@@ -65,6 +65,12 @@ def plain_network(
     if c['stem']=='small': lines.append('net.maxpool = torch.nn.Identity()'); plain.maxpool = nn.Identity()
     return _filled(net, plain, library, c['name']), lines
 
+class _Tensor(nn.Module): # a backbone that gives a dict, as one that gives its features
+    def __init__(self, bb): super().__init__(); self.bb = bb
+    def forward(self, x):
+        out = self.bb(x)
+        return out['out'] if isinstance(out, dict) else out
+
 def _filled(net, plain, library, name): # weights in, only the classifier missing, the same features
     fails = f"{library} has a {name}, but it is not the network of {net.name}"
     try: missing,odd = plain.load_state_dict(_tensors(net.backbone), strict=False)
@@ -73,7 +79,7 @@ def _filled(net, plain, library, name): # weights in, only the classifier missin
     x = torch.rand(2, net.in_chans, net.size, net.size, generator=rng(0, 0, 'formats'))
     with torch.no_grad():
         dev = next(net.backbone.parameters()).device
-        want,head = net.backbone.eval()(x.to(dev)).cpu(),{k.rpartition('.')[0] for k in missing}
+        want,head = _Tensor(net.backbone).eval()(x.to(dev)).cpu(),{k.rpartition('.')[0] for k in missing}
         kept = {h:plain.get_submodule(h) for h in head}
         got = drop_classifier(plain).eval()(x)
     for h,m in kept.items(): setattr(plain.get_submodule(h.rpartition('.')[0]), h.rpartition('.')[2], m)
@@ -100,13 +106,7 @@ def to_detectron2(
     if not plain: raise ValueError(f"detectron2 has the ResNets of torchvision, for colour images, with the 7x7 stem; {net.name} is {c['name']} with stem={c['stem']} and {net.in_chans} channels: train with --backbone resnet50 --stem imagenet")
     return dict(model={detectron2_key(k):v.numpy() for k,v in _tensors(net.backbone).items()}, __author__='sslnb', matching_heuristics=True)
 
-# %% ../nbs/82f_formats.ipynb #f89d64f6
-class _Tensor(nn.Module): # a backbone that gives a dict, as one that gives its features
-    def __init__(self, bb): super().__init__(); self.bb = bb
-    def forward(self, x):
-        out = self.bb(x)
-        return out['out'] if isinstance(out, dict) else out
-
+# %% ../nbs/82f_formats.ipynb #7282a63b
 def _onnx(net, path): # write, and compare with torch
     if not all(map(importlib.util.find_spec, ('onnx','onnxscript'))): raise ValueError("ONNX needs packages that are not installed: pip install 'sslnb[onnx]'")
     import logging, warnings

@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'layout', 'network', 'recognise', 'mlp_of', 'weights', 'backbone_of', 'check_fit']
 
-# %% ../nbs/28_layouts.ipynb #fd7b187b
+# %% ../nbs/28_layouts.ipynb #75913b13
+from copy import deepcopy
 from functools import cache
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from .backbones.create import create_backbone, small_stem, _by_name
+from .backbones.exit_families import exit_families
+from .backbones.exits import add_exits, exit_points, exit_sizes
 from .backbones.resnet import wider_resnets
 
 # %% ../nbs/28_layouts.ipynb #f0767b5f
@@ -59,7 +62,7 @@ def mlp_of(
     out = dict(n_layers=len(ws), bn=any(k.endswith('running_mean') for k in mine))
     return dict(out, dim=ws[-1].shape[0], **(dict(hidden=ws[0].shape[0]) if len(ws)>1 else {})) if ws else out
 
-# %% ../nbs/28_layouts.ipynb #79aaa9ac
+# %% ../nbs/28_layouts.ipynb #761e0dcd
 def weights(
     model:nn.Module # any network
 )->dict: # name -> tensor
@@ -74,6 +77,10 @@ def _candidates(sd, arch): # name, and keywords for `create_backbone`
     if 'cls_token' in sd and 'patch_embed.proj.weight' in sd:
         n,p = sd['pos_embed'].shape[1]-1, sd['patch_embed.proj.weight'].shape[-1]
         return [(v, dict(size=round(n**.5)*p, patch=p)) for v in ('vit_tiny','vit_small','vit_base')]
+    if 'layer1.conv.weight' in sd: return [('conv4', {}),('conv4w4', {})]
+    first = {'block1.0.weight':'vgg', 'conv_stem.weight':'efficientnet_cifar'}
+    if (k:=next((k for k in first if k in sd), None)): return [(n, {}) for n in exit_families if n.startswith(first[k])]
+    if 'conv1.bias' in sd: return [('wrn_16_8', {})]
     small = 'conv1.weight' in sd and sd['conv1.weight'].shape[-1]==3
     w = len(sd['conv1.weight'])//64 if 'conv1.weight' in sd else 1
     names = [n for n in wider_resnets if n.endswith(f'w{w}')] or ['resnet200', *(n for n in known if n.startswith(('resn','wide_resn')))]
@@ -93,14 +100,24 @@ def backbone_of(
     arch:str|None=None # what the file says of it, where it does
 )->nn.Module: # from `create_backbone`, not yet with these weights
     "The network that these tensors belong to."
-    have = _shapes(sd).items()
+    have = _shapes({k:v for k,v in sd.items() if not k.startswith('exits.')}).items()
     chans = next((v.shape[1] for v in sd.values() if v.ndim==4), 3)
     def agree(c):
         want = _sketch(c[0], chans, **c[1]).items()
         return len(want&have)/len(want|have)
     name,kw = best = max(_candidates(sd, arch), key=agree)
     if agree(best)<.2: raise ValueError(f'no known network has these tensors: {_some(sorted(sd))}; nearest is {name}. Build it and give it as backbone=')
-    return create_backbone(name, chans, **kw)
+    return create_backbone(name, chans, **kw, **_exits_of(sd, name, chans, kw))
+
+def _exits_of(sd, name, chans, kw): # keywords for `create_backbone`: where there are tensors of exits, and the size of branch with their shapes
+    have = {k:v for k,v in _shapes(sd).items() if k.startswith('exits.')}
+    if not have: return {}
+    net,where = create_backbone(name, chans, **kw).to('meta'),{int(k.split('.')[1]) for k in have}
+    exits = [i in where for i in range(len(exit_points(net)))]
+    def agree(size):
+        try: return len(_shapes(add_exits(deepcopy(net), exits, size).state_dict()).items() & have.items())
+        except ValueError: return 0                                     # copies of stages that this network does not have
+    return dict(exits=exits, exit_size=max(exit_sizes, key=agree))
 
 # %% ../nbs/28_layouts.ipynb #b399d7a4
 def check_fit(

@@ -223,7 +223,7 @@ def _float(o):
     if isinstance(o, dict): return {k:_float(v) for k,v in o.items()}
     return type(o)(_float(v) for v in o) if isinstance(o, (list,tuple)) else o
 
-# %% ../nbs/30_learner.ipynb #db50e8a2
+# %% ../nbs/30_learner.ipynb #f4a64edf
 def _views(v, method, size, dls):
     if isinstance(v, Views): return v
     kw = dict(mean=dls.mean, std=dls.std)
@@ -240,6 +240,8 @@ def ssl_learner(
     stem:str='auto', # see `create_backbone`
     pretrained:bool=False, # start from published weights
     channels_last:bool=True, # the faster layout for convnets
+    exits:tuple|None=None, # true or false for each place where the backbone may have an exit
+    exit_size:str='fc', # of the branches there: fc, small or same; see `add_exits`
     **kwargs # what else fastai's Learner takes
 )->SSLLearner:
     "A Learner that trains `backbone` with `method` on `dls`; under a launcher of several processes it is one of them."
@@ -249,7 +251,7 @@ def ssl_learner(
     if size is None: size = dls.size[0] if dls.size[0]==dls.size[1] else max(dls.size)
     with torch.random.fork_rng():
         torch.manual_seed(dls.seed)
-        bb = create_backbone(backbone, in_chans=dls.channels, size=size, pretrained=pretrained, stem=stem)
+        bb = create_backbone(backbone, in_chans=dls.channels, size=size, pretrained=pretrained, stem=stem, exits=exits, exit_size=exit_size)
         method.setup(dls, bb)
         head = method.head(bb.num_features)
     if channels_last: bb = to_channels_last(bb)

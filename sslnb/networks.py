@@ -79,19 +79,33 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #22783b94
+# %% ../nbs/82d_networks.ipynb #32fcf4a1
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
-def _open_run(path): # weights after the last saved epoch
+def _same(a, b): # whether two names are of the same folder or data set
+    text = lambda o: isinstance(o, (str,Path))
+    return text(a) and text(b) and (str(a)==str(b) or Path(a).is_dir() and Path(a).expanduser().resolve()==Path(b).resolve())
+
+def _stand_in(f): # sets of as many images as those that a run was trained on
+    from sslnb.data.sets import ImageSet
+    black = torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
+    make = lambda n: ImageSet(black.expand(n, f['channels'], *f['size']), torch.arange(n)%len(f['classes']) if f['labelled'] else None, f['classes'], name=f['name'])
+    return make(f['n']), make(f['test'])
+
+def _open_run(path, other=None): # weights after the last saved epoch; `other` images than its own are to be looked at
     from sslnb.callback.checkpoint import load_file
     from sslnb.pretrain import build
     from sslnb.recipes import load_recipe
     from sslnb.runs import known_data
-    state,flat = load_file(path/'checkpoint.pt'),load_recipe(path/'recipe.yml')
-    if (d:=flat.get('data')) not in known_data() and not Path(d).is_dir() and (path/'backbone.safetensors').exists():
+    file,flat = path/'backbone.safetensors',load_recipe(path/'recipe.yml')
+    if not (path/'checkpoint.pt').exists() and file.exists(): return _open_file(file, path.resolve().name)      # of a method that has nothing to train
+    state = load_file(path/'checkpoint.pt')
+    facts = None if other is None or _same(other, flat.get('data')) else state.get('facts')
+    if facts: flat = {**flat, **{k:flat.get(k) or facts[k] for k in ('mean','std')}}
+    if not facts and (d:=flat.get('data')) not in known_data() and not Path(d).is_dir() and file.exists():
         print(f'{path}: the images it was trained on are not at {d} any more; here is its network, without its clusters')
-        return _open_file(path/'backbone.safetensors', path.resolve().name)
-    learn,flat = build({**flat, 'pretrained':False})                               # weights come from the checkpoint
+        return _open_file(file, path.resolve().name)
+    learn,flat = build({**flat, 'pretrained':False}, sets=_stand_in(facts) if facts else None)                               # weights come from the checkpoint
     learn.model.load_state_dict(state['model'])
     if learn.model.epoch<flat['epochs']: print(f"{path} is unfinished: the network after {learn.model.epoch} of {flat['epochs']} epochs")
     d = learn.dls
@@ -130,11 +144,12 @@ def _first_classifier(out): # logits of Self-Classifier's first classifier, of e
     if isinstance(out, dict) and out.get('scores'): return out['scores'][0][0]/0.1
     return out[0][:,0] if isinstance(out, (list,tuple)) and torch.is_tensor(out[0]) and out[0].ndim==3 else None
 
-def _find(source, size, in_chans, pretrained, stem, seed): # the network that a text names
+def _find(source, size, in_chans, pretrained, stem, seed, data): # the network that a text names
     path,text = Path(source).expanduser(),str(source)
     if text.split(':')[0] in ('torchvision','timm','sslnb') and ':' in text: return _open_name(text, size, in_chans, pretrained, stem, seed)
-    if (path/'recipe.yml').is_file(): return _open_run(path)
-    if path.name=='checkpoint.pt' and (path.parent/'recipe.yml').is_file(): return _open_run(path.parent)
+    if (path/'recipe.yml').is_file(): return _open_run(path, data)
+    if path.name=='checkpoint.pt' and (path.parent/'recipe.yml').is_file(): return _open_run(path.parent, data)
+    if (path/'classifier.yml').is_file() and (file:=path/'backbone.safetensors').is_file(): return _open_file(file, path.resolve().name)
     if path.is_dir(): raise ValueError(f'{source} is no run: it has no recipe.yml; if it is a folder of images, train on it first (sslnb pretrain {source}), or show it to a network (torchvision:resnet50 --data {source})')
     kind = path.suffix.lower()
     if path.is_file():
@@ -144,7 +159,7 @@ def _find(source, size, in_chans, pretrained, stem, seed): # the network that a 
     if kind in ('.safetensors','.pth','.tar','.pt','.npz'): raise FileNotFoundError(f'there is no file {source}; {_KINDS}')
     raise ValueError(f'{str(source)!r} is no run: it has no recipe.yml; {_KINDS}')
 
-# %% ../nbs/82d_networks.ipynb #67b0439e
+# %% ../nbs/82d_networks.ipynb #3f667386
 def open_backbone(
     source, # see the table above; or a `Network`, or an `SSLLearner`
     size:int=None, # side of the images, pixels; None: what the network was made for
@@ -152,14 +167,15 @@ def open_backbone(
     pretrained:bool=False, # for a name: the published weights
     stem:str='auto', # for a name of a ResNet: `'small'`, `'imagenet'`, or by the size; see `create_backbone`
     seed:int=0, # for a name without published weights: of the draw
-    device=None # where it runs; None: the GPU where there is one
+    device=None, # where it runs; None: the GPU where there is one
+    data=None # the images that it will look at; where they are not a run's own, those are not opened
 )->Network:
     "A network from wherever it lies, with what is needed to show it images."
     if isinstance(source, Network): net = source
     elif hasattr(source, 'dls') and hasattr(source, 'method'):
         d = source.dls
         net = Network(bare(source.model).backbone, d.mean, d.std, source.size, d.channels, type(source.method).__name__, bare(source.model).step>0, source)
-    else: net = _find(source, size, in_chans, pretrained, stem, seed)
+    else: net = _find(source, size, in_chans, pretrained, stem, seed, data)
     if size and size!=net.size: net = replace(net, size=size)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     (net.backbone if net.model is None else net.model).to(device)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUBS', 'read_checkpoint', 'load_official', 'load_linear', 'init_from']
 
-# %% ../nbs/81b_pretrained.ipynb #606b4101
+# %% ../nbs/81b_pretrained.ipynb #12288145
 import re, zipfile
 from pathlib import Path
 import torch
@@ -14,7 +14,7 @@ from torch.serialization import safe_globals
 from .core import bare
 from .backbones.create import create_backbone
 from .layouts import LAYOUTS, network, recognise, backbone_of, check_fit, weights
-import sslnb.swav_layouts
+import sslnb.selfcon_layouts, sslnb.swav_layouts
 from .learner import SSLModel, SSLLearner, methods
 
 # %% ../nbs/81b_pretrained.ipynb #e774794c

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['package', 'view_sets', 'folder', 'Key', 'Text', 'signature', 'MethodInfo', 'method_names', 'method_info', 'keys_of',
-           'live_info', 'check_keys', 'split_recipe', 'over', 'recipes', 'normal', 'read_recipe', 'recipe_file',
-           'layers', 'load_recipe']
+           'live_info', 'check_keys', 'split_recipe', 'over', 'recipes', 'grids', 'grid_of', 'normal', 'read_recipe',
+           'recipe_file', 'layers', 'load_recipe']
 
-# %% ../nbs/80_recipes.ipynb #6d7d9816
+# %% ../nbs/80_recipes.ipynb #ea8419c7
 import ast, importlib.util, inspect, io, re, tokenize
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import yaml
 from .core import choose
+from .grids import read_grid
 
 # %% ../nbs/80_recipes.ipynb #bdc84763
 @dataclass
@@ -138,7 +139,7 @@ def method_info(
 view_sets = ('two_views','k_views','multi_crop','rotations')
 def _bare(s): return str(s).lower().replace('_','').replace('-','')
 
-# %% ../nbs/80_recipes.ipynb #b74505b9
+# %% ../nbs/80_recipes.ipynb #90789215
 def _rename(keys, names): return {names[k]: replace(v, name=names[k]) for k,v in keys.items() if k in names}
 
 def keys_of(
@@ -148,7 +149,7 @@ def keys_of(
     "Every key that a recipe with this method may have."
     own = lambda f,part,names: _rename(signature(f, part), dict(zip(names, names)) if isinstance(names, list) else names)
     data = own('ssl_dls', 'data', dict(source='data', bs='bs', seed='seed', mean='mean', std='std', size='image_size', labels='labels', valid_pct='valid_pct', split_seed='split_seed', root='root', few='few', only='only'))
-    learner = own('ssl_learner', 'learner', ['backbone','method','views','size','stem','pretrained','channels_last'])
+    learner = own('ssl_learner', 'learner', ['backbone','method','views','size','stem','pretrained','channels_last','exits','exit_size'])
     learner |= own('init_from', 'learner', ['init','init_head'])
     learner['views'] = replace(learner['views'], doc=f"view set, by default the method's own: {', '.join(view_sets)}")
     info = method_info(method) if isinstance(method, str) else live_info(method)
@@ -219,14 +220,27 @@ def over(
     keys = check_keys({**{k:flat[k] for k in ('method','views') if k in flat}, **own}, mine)
     return {k:v for k,v in {**below, **own}.items() if k in keys}
 
-# %% ../nbs/80_recipes.ipynb #cbfa9613
+# %% ../nbs/80_recipes.ipynb #902c7f4b
 folder = package/'recipe_files'
 
 def recipes()->dict: # name -> file, those without a group first, numbers in their order
     "The recipes that come with the library."
-    names = {f.relative_to(folder).with_suffix('').as_posix():f for f in folder.rglob('*.yml')}
+    names = {f.relative_to(folder).with_suffix('').as_posix():f for f in folder.rglob('*.yml') if f.name!='grid.yml'}
     order = lambda n: ('/' in n, [(float(t),'') if t[0].isdigit() else (-1,t) for t in re.findall(r'\d+(?:\.\d+)?|\D+', n)])
     return {n:names[n] for n in sorted(names, key=order)}
+
+@lru_cache
+def grids()->dict: # group -> `Grid`
+    "The recipes by rule that come with the library."
+    return {f.parent.name:read_grid(f, f.parent.name) for f in sorted(folder.glob('*/grid.yml'))}
+
+def grid_of(
+    name # of a recipe
+): # its `Grid`; None where it has a file of its own, or is none of ours
+    "The grid that a recipe is in."
+    g = grids().get(str(name).split('/')[0])
+    if g is None or str(name) in recipes() or str(name).endswith('.yml') or Path(str(name)).is_file(): return None
+    return g if g.parts(str(name)) else None
 
 def normal(
     v # a value as YAML or a caller gives it
@@ -256,20 +270,21 @@ def recipe_file(
     return path if path.is_file() else choose(str(name), recipes(), 'recipe (and no file of that name)')
 
 def layers(
-    name # a name from `recipes()`, or a file
+    name # a name from `recipes()` or of a grid, or a file
 )->dict: # name or path -> what that file says itself; `name` first, then what it builds on
     "A recipe, the one that it builds on, and so on."
     out,near = {},None
     while name is not None:
-        path = recipe_file(name, near)
-        key = next((n for n,f in recipes().items() if f==path), str(path.resolve()))
+        g = grid_of(name)
+        path = None if g else recipe_file(name, near)
+        key = name if g else next((n for n,f in recipes().items() if f==path), str(path.resolve()))
         if key in out: raise ValueError(f"the recipe {key} builds on itself: {' -> '.join([*out,key])}")
-        out[key] = read_recipe(path)
-        name,near = out[key].get('recipe'),path.parent
+        out[key] = normal(g.recipe(name)) if g else read_recipe(path)
+        name,near = out[key].get('recipe'),path.parent if path else None
     return out
 
 def load_recipe(
-    name, # a name from `recipes()`, or a file
+    name, # a name from `recipes()` or of a grid, or a file
     given:dict={}, # what is wanted on top of it
     method=None # a class of your own, where the recipe's method is that
 )->dict:

@@ -14,7 +14,7 @@ from .recipes import *
 from .recipes import package, Text
 from .rules import *
 
-# %% ../nbs/81_runs.ipynb #2e0f629c
+# %% ../nbs/81_runs.ipynb #a6e783bf
 @dataclass
 class Run:
     "A run: its folder, its recipe, and its scores where it is finished."
@@ -39,6 +39,7 @@ FACTS = dict( # published facts of data sets, for a plan where their images are 
     supercifar100=dict(train=50000, test=10000, classes=20, channels=3, size=32),
     stl10=dict(train=105000, test=8000, classes=10, channels=3, size=96),
     stl10_labelled=dict(train=5000, test=8000, classes=10, channels=3, size=96),
+    stl10_unlabelled=dict(train=100000, test=8000, classes=10, channels=3, size=96),
     tiny=dict(train=100000, test=10000, classes=200, channels=3, size=64), # Tiny ImageNet
     slim=dict(train=160000, test=40000, classes=1000, channels=3, size=64)) # SlimageNet64
 
@@ -88,12 +89,12 @@ def save_recipe(
     "Write a recipe, whole or not at all."
     with whole_file(path) as tmp: tmp.write_text(recipe_text(flat, keys), encoding='utf-8')
 
-# %% ../nbs/81_runs.ipynb #e302dcaf
+# %% ../nbs/81_runs.ipynb #c4c08558
 def _given(given, recipe, cls=None, dry=False): # the run as far as it can be told before the data is opened
     base = recipe or ('digits' if given.get('data','digits')=='digits' and given.get('method','SelfClassifier')=='SelfClassifier' else 'small')
     whole = {'data':'digits', 'method':'SelfClassifier', 'seed':0, **load_recipe(base, given, cls)}
     first = {k:whole[k] for k in ('data','method','seed')} | {'data':_check_data(str(whole['data']), dry)}
-    return {'recipe': base if base in recipes() else str(Path(base).resolve()), **first, **{k:_full(k, v) for k,v in given.items() if k not in first}}
+    return {'recipe': base if base in recipes() or grid_of(base) else str(Path(base).resolve()), **first, **{k:_full(k, v) for k,v in given.items() if k not in first}}
 
 def _merged(flat, cls=None): # with what it builds on
     base,own = flat.get('recipe'),{k:v for k,v in flat.items() if k!='recipe'}

@@ -117,6 +117,7 @@ def check_processes(cls, kw, steps=5, eps=1e-7):
 # %% ../nbs/78_testing.ipynb #f9379b76
 def _first_loss(learn):
     xb = next(iter(learn.dls.train)); learn._split(xb); learn.model.train()
+    getattr(learn.method, 'before_batch', lambda: None)()
     return learn.ssl_loss(learn.model(*learn.xb), *learn.yb)
 
 def check_precision(cls, kw):

@@ -85,6 +85,8 @@ def test_stl10_with_its_unlabelled_images(tmp_path, monkeypatch):
     assert (a.images.numpy() == np.concatenate([x['train'], x['unlabeled']])).all() and 'GB of memory' in a.notes[-1]
     a, b = image_sets('stl10_labelled', root=tmp_path)
     assert (len(a), len(b), a.name) == (6, 4, 'stl10_labelled') and (a.labels >= 0).all()
+    a, b = image_sets('stl10_unlabelled', root=tmp_path)
+    assert (len(a), len(b), a.name, a.labelled, b.labelled) == (5, 4, 'stl10_unlabelled', False, True) and (a.images.numpy() == x['unlabeled']).all()
 
 def test_one_process_downloads_and_the_others_wait(tmp_path):
     from sslnb.data.sources import _fetch
@@ -128,7 +130,7 @@ def test_a_published_list_of_files_gives_the_labels(tmp_path):
     assert a.labels.tolist() == [0]+[-1]*7+[2] and (b.labels >= 0).all()
 
 @pytest.mark.parametrize('name,words', [('tiny', 'val/val_annotations.txt'), ('slim', 'SlimageNet64/train/<wnid>'), ('imagenet', 'LOC_val_solution.csv'), ('imagenet100', 'all of imagenet'), ('cifar10', 'cifar-10-python.tar.gz'),
-                                        ('cifar100', 'cifar100/train/<class>'), ('supercifar100', 'cifar-100-python'), ('stl10', 'stl10_binary'), ('stl10_labelled', 'stl10_binary')])
+                                        ('cifar100', 'cifar100/train/<class>'), ('supercifar100', 'cifar-100-python'), ('stl10', 'stl10_binary'), ('stl10_labelled', 'stl10_binary'), ('stl10_unlabelled', 'stl10_binary')])
 def test_a_missing_set_says_where_to_put_it(tmp_path, name, words):
     with pytest.raises(FileNotFoundError) as e: image_sets(name, root=tmp_path)
     assert words in str(e.value) and str(tmp_path) in str(e.value) and 'SSLNB_DATA' in str(e.value)

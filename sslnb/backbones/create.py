@@ -6,13 +6,15 @@
 __all__ = ['own_backbones', 'drop_classifier', 'resnet_like', 'small_stem', 'dry_run', 'add_maps', 'backbones', 'create_backbone',
            'to_channels_last']
 
-# %% ../../nbs/21_backbones.create.ipynb #875f13c0
+# %% ../../nbs/21_backbones.create.ipynb #e1d562ec
 import fnmatch, re
 import torch
 from torch import nn
+from .exit_families import exit_families
+from .exits import add_exits
 from .resnet import wider_resnets
 from .small import init_convs, small_backbones
-from ..core import bare, choose, rng
+from ..core import bare, choose, rng, takes
 
 # %% ../../nbs/21_backbones.create.ipynb #f5f359f5
 def _swap(model, name, new): # replace the submodule called `name`
@@ -91,27 +93,37 @@ def dry_run(
         raise ValueError(f'{type(model).__name__} gives {got}, a backbone must give (images, features): pool and flatten its output')
     return out.shape[1]
 
-# %% ../../nbs/21_backbones.create.ipynb #c0d085ce
-class _Maps: # two hooks: keep the first activation's output, hand it out beside the features
-    def keep(self, m, x, out): self.maps = out
+# %% ../../nbs/21_backbones.create.ipynb #cb2b52e7
+class _Maps: # three hooks: keep the first output of an activation, hand it out beside the features
+    maps = None
+    def start(self, m, x): self.maps = None
+    def keep(self, m, x, out): self.maps = out if self.maps is None else self.maps
     def give(self, m, x, out):
         maps,self.maps = self.maps,None
         return dict(out=out, maps=maps)
 
+def _first_act(model): # the first activation and the channels that it sees; None where something that is no convolution comes before it
+    if resnet_like(model) and (act:=getattr(model, 'relu', None) or getattr(model, 'act1', None)): return act,model.bn1.num_features
+    conv = None
+    for m in model.modules():
+        if isinstance(m, nn.Linear): return None
+        if isinstance(m, nn.Conv2d): conv = m
+        elif conv is not None and '.activation' in type(m).__module__: return m,conv.out_channels
+
 def add_maps(
-    model:nn.Module # one of our own convnets, or a ResNet of torchvision or timm
+    model:nn.Module # one of our own convnets, or a convnet of torchvision or timm
 )->nn.Module: # the same; it now returns `dict(out=(B,F), maps=(B,C,h,w))` and has `map_channels`
     "Let a backbone hand out the feature map of its first layer too."
-    if hasattr(model, 'maps'): model.maps = True; return model
-    act = getattr(model, 'relu', None) or getattr(model, 'act1', None)
-    if not resnet_like(model) or act is None: raise ValueError(f'maps=True is for ResNets and conv4, not for {type(model).__name__}')
-    h = _Maps()
-    act.register_forward_hook(h.keep); model.register_forward_hook(h.give)
-    model.map_channels = model.bn1.num_features
+    if hasattr(model, 'maps'): model.maps = True
+    if hasattr(model, 'map_channels'): return model
+    if not (found:=_first_act(model)): raise ValueError(f'{type(model).__name__} has no map of a first layer to hand out (no activation right behind its first convolutions); take a convnet such as conv4 or resnet18, or a module that returns dict(out=(B,F), maps=(B,C,h,w)) and has map_channels=C')
+    h,act = _Maps(),found[0]
+    model.register_forward_pre_hook(h.start); act.register_forward_hook(h.keep); model.register_forward_hook(h.give)
+    model.map_channels = found[1]
     return model
 
-# %% ../../nbs/21_backbones.create.ipynb #6c583d36
-own_backbones = {**small_backbones, **wider_resnets}
+# %% ../../nbs/21_backbones.create.ipynb #666c7911
+own_backbones = {**small_backbones, **wider_resnets, **exit_families}
 
 def backbones(
     pattern:str='*', # shell pattern, e.g. `'resnet*'`
@@ -125,10 +137,10 @@ def backbones(
         names += list_models()
     return fnmatch.filter(dict.fromkeys(names), pattern)
 
-# %% ../../nbs/21_backbones.create.ipynb #17fbe98c
+# %% ../../nbs/21_backbones.create.ipynb #3bdf8b4a
 def _own(name, in_chans, size, pretrained, **kw):
     if pretrained: raise ValueError(f'there are no pretrained weights for {name!r}: leave pretrained=False, or take a network of torchvision or timm')
-    return own_backbones[name](in_chans=in_chans, **({'size':size} if 'vit' in name else {}), **kw)
+    return own_backbones[name](in_chans=in_chans, **({'size':size} if takes(own_backbones[name], 'size') else {}), **kw)
 
 def _torchvision(name, in_chans, size, pretrained, **kw):
     from torchvision import models
@@ -160,7 +172,7 @@ def _by_name(name): # source, maker, and the name without `timm:` before it
     if kind in ('','timm') and timm.is_model(plain): return 'timm',_timm,plain
     choose(plain, dict(sslnb=own_backbones, torchvision=models.list_models(module=models), timm=timm.list_models()).get(kind) or backbones(timm=True), f'network of {kind}' if kind else 'backbone')
 
-# %% ../../nbs/21_backbones.create.ipynb #21bcc969
+# %% ../../nbs/21_backbones.create.ipynb #1c109503
 def create_backbone(
     name, # a name from `backbones()`, `timm:NAME` for timm's where torchvision has one too, or a module that gives (B,F)
     in_chans:int=3, # channels of the images
@@ -168,6 +180,8 @@ def create_backbone(
     pretrained:bool=False, # the weights that torchvision or timm publish?
     stem:str='auto', # `'small'`: 3x3 of stride one without pooling; `'imagenet'`: as it is; `'auto'`: small for ResNets up to 64 pixels
     maps:bool=False, # also hand out the first layer's map? see `add_maps`
+    exits:tuple|None=None, # true or false for each place where an exit may be: also hand out features there; see `add_exits`
+    exit_size:str='fc', # of the branches to them: `'fc'`, `'small'` or `'same'`
     **kw # anything else that the network takes
 )->nn.Module: # images (B,in_chans,size,size) -> features (B,num_features)
     "A backbone by its name, without a classifier, with `num_features`."
@@ -181,6 +195,9 @@ def create_backbone(
         model.created = dict(source=source, name=name, in_chans=in_chans, size=size, stem=stem, kw=kw)
     if stem=='small': small_stem(model)
     if source!='sslnb' or size: model.num_features = dry_run(model, in_chans, size or _usual_size(model))
+    if exits is not None:
+        add_exits(model, exits, exit_size)
+        if any(exits) and hasattr(model, 'created'): model.created['kw'] = {**model.created['kw'], 'exits':list(exits), 'exit_size':exit_size}
     return add_maps(model) if maps else model
 
 def _usual_size(model):

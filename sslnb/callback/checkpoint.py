@@ -45,7 +45,7 @@ def write_csv(
         w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n')
         w.writeheader(); w.writerows(rows)
 
-# %% ../../nbs/36_callback.checkpoint.ipynb #be8b0377
+# %% ../../nbs/36_callback.checkpoint.ipynb #1989526c
 class Checkpoint(Callback):
     "Save a run every few epochs and when it is asked to stop; take it up again."
     order,run_valid = 90,False
@@ -61,11 +61,14 @@ class Checkpoint(Callback):
     def state(self, next_batch:int)->dict:
         "Everything that the rest of the run depends on."
         l,r = self.learn,self.learn.recorder
-        return dict(model=bare(l.model).state_dict(), opt=l.opt.opt.state_dict(), next_batch=next_batch, fit=l.plan, data=self._data(),
+        return dict(model=bare(l.model).state_dict(), opt=l.opt.opt.state_dict(), next_batch=next_batch, fit=l.plan, data=self._data(), facts=self._facts(),
             scaler=l.scaler.state_dict() if l.scaler else None, train_iter=l.train_iter,
             recorder=dict(losses=r.losses+[x.item() for x in r._raw], lrs=r.lrs, iters=list(r.iters), history=r.history,
                           epoch=[x.item() for x in r._epoch_losses] if next_batch else [], count=r.smooth_loss.count, val=float(r.smooth_loss.val)))
     def _data(self): return dict(n=self.dls.n, bs=self.dls.bs, seed=self.dls.seed)
+    def _facts(self): # what can be known of the data without opening it
+        d = self.dls
+        return dict(test=len(d.valid.ds), **{k:getattr(d,k) for k in ('n','classes','channels','size','mean','std','labelled','name')})
     def save(self, next_batch:int=0):
         "Write the file (first process only)."
         if is_main():

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'CIFAR100_TO_20', 'CIFAR20', 'dataset', 'data_root', 'digits', 'cifar10', 'cifar100', 'supercifar100',
-           'stl10', 'stl10_labelled', 'wnid_sets', 'tiny', 'slim', 'imagenet', 'imagenet100', 'image_sets']
+           'stl10', 'stl10_labelled', 'stl10_unlabelled', 'wnid_sets', 'tiny', 'slim', 'imagenet', 'imagenet100',
+           'image_sets']
 
 # %% ../../nbs/10g_data.sources.ipynb #7a65a2f0
 import glob, os, socket
@@ -89,7 +90,7 @@ def cifar100(root)->tuple:
     "50,000 and 10,000 photographs of 32 x 32 pixels, 100 classes."
     return _cifar('cifar100', root, 100)
 
-# %% ../../nbs/10g_data.sources.ipynb #33ce5da0
+# %% ../../nbs/10g_data.sources.ipynb #f56d0626
 CIFAR100_TO_20 = (
     4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
     6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
@@ -121,7 +122,12 @@ def stl10_labelled(root)->tuple:
     "The labelled images of STL-10 alone."
     return _stl('stl10_labelled', root, 'train')
 
-# %% ../../nbs/10g_data.sources.ipynb #ce1bc5ae
+@dataset
+def stl10_unlabelled(root)->tuple:
+    "The unlabelled images of STL-10 alone, to train on."
+    return _stl('stl10_unlabelled', root, 'unlabeled')
+
+# %% ../../nbs/10g_data.sources.ipynb #30696fae
 def _folders(d): return sorted(p.name for p in Path(d).iterdir() if p.is_dir() and not p.name.startswith('.'))
 def _by_class(d, part, classes): return [(os.path.join(part, c, f), c) for c in classes for f in (image_files(d/part/c) if (d/part/c).is_dir() else [])]
 
@@ -160,8 +166,11 @@ def wnid_sets(
     classes = known if classes is None else list(classes)
     if not classes: raise ValueError(f'{d/"train"} has no folders; expected one for each class')
     if (lost:=set(classes)-set(known)): raise ValueError(f'{len(lost)} of the {len(classes)} classes of {name} have no folder in {d/"train"}, e.g. {min(lost)}')
+    return _from_pairs(name, d, n, classes, size, _by_class(d, 'train', classes), _held_out(d, root, known, classes))
+
+def _from_pairs(name, d, n, classes, size, *parts): # sets out of the (path, class) of each part
     at,out = {c:i for i,c in enumerate(classes)},[]
-    for pairs in (_by_class(d, 'train', classes), _held_out(d, root, known, classes)):
+    for pairs in parts:
         pairs = [p for p in pairs if p[1] in at]
         if not pairs: raise ValueError(f'no images of {name} in {d}/{"val" if out else "train"}; expected files ending in .JPEG, .png, ... in a folder for each class')
         side = dict(size=size or out[0].size) if size or out else {}
@@ -181,7 +190,11 @@ def slim(root, size=None)->tuple:
     "SlimageNet64: 160 and 40 photographs of 64 x 64 pixels for each of 1,000 classes (https://arxiv.org/abs/2004.11967)."
     d = _place(root, 'SlimageNet64', 'slim')
     if d is None: raise _missing('slim', root, 'SlimageNet64/train/<wnid>/* and SlimageNet64/test/<wnid>/*')
-    return wnid_sets('slim', root, d, 1000, size=size)
+    where = {p:set(_folders(d/p)) for p in ('train','val','test') if (d/p).is_dir()}
+    if len(where)<2 or where['train'] & set.union(*[c for p,c in where.items() if p!='train']): return wnid_sets('slim', root, d, 1000, size=size)
+    every = {c:_by_class(d, p, [c]) for p,cs in where.items() for c in cs}                              # each class in one part: as it is published
+    pick = lambda last: [f for c in sorted(every) for i,f in enumerate(every[c]) if (i>=len(every[c])*4//5)==last]
+    return _from_pairs('slim', d, 1000, sorted(every), size, pick(False), pick(True))
 
 _IMAGENET = ('imagenet','ILSVRC2012','ILSVRC/Data/CLS-LOC')
 @dataset

@@ -41,7 +41,7 @@ def self_classifier_loss(
     total = ((every-t[:,:g])*logp[:,:g]).sum() + (glob*logp[:,g:]).sum()
     return -total/(B*(V*(V-1)-(V-g)*(V-g-1)))
 
-# %% ../../nbs/50_methods.self_classifier.ipynb #c3f0b6f3
+# %% ../../nbs/50_methods.self_classifier.ipynb #12c72f3c
 class SelfClassifierHead(nn.Module):
     "Perceptron to the unit sphere, and classifiers on it."
     def __init__(self,
@@ -66,7 +66,8 @@ class SelfClassifierHead(nn.Module):
     def embed(self, features): return self.mlp_head(features)
     def classify(self, z): return [getattr(self, f'cls_{i}')(z) for i in range(self.n)]
     def forward(self, features:list, batch:dict):
-        z = list(self.embed(torch.cat([f['out'] if isinstance(f, dict) else f for f in features])).split([len(f) for f in features]))
+        fs = [f['out'] if isinstance(f, dict) else f for f in features]
+        z = list(self.embed(torch.cat(fs)).split([len(f) for f in fs]))
         out = dict(emb=z[0].detach())
         if self.training and self.queue is not None and self.queue.full:
             near,at = nearest_other(self.queue, out['emb'], batch['idx'])
