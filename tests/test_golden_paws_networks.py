@@ -107,7 +107,7 @@ def test_schedule(i):
     assert want[len(got):] == pytest.approx(final)                               # after the last step
 
 
-@pytest.mark.parametrize('name', ['resnet101', 'resnet152', 'resnet200w2', 'resnet50w4'])
+@pytest.mark.parametrize('name', ['resnet152', 'resnet200w2'])
 def test_every_network_of_the_family_is_recognised(name):
     with torch.device('meta'):
         bb = create_backbone(name)
