@@ -122,19 +122,19 @@ def param_groups(
     adapt = lambda k: dict(adapt=k!='no_decay') if no_decay=='name' else {}
     return [dict(params=ps, weight_decay=float(w), name=k, **adapt(k)) for k,(ps,w) in groups.items() if ps]
 
-# %% ../nbs/02_optim.ipynb #6cfa6c64
+# %% ../nbs/02_optim.ipynb #e317102a
 def warmup_cosine(
     n_steps:int, # steps in all, warm-up included
     lr:float, # highest learning rate
     final_lr:float=0., # what the cosine falls towards; `None`: stay at `lr`
     warmup_steps:int=0, # steps of the warm-up
     start_lr:float=0., # where the warm-up starts
-    twice:bool=True # does `lr` end the warm-up as well as begin the cosine? `False`: only the latter
+    top_twice:bool=True # does `lr` end the warm-up as well as begin the cosine? `False`: only the latter
 )->torch.Tensor: # (n_steps,) float64, the learning rate of each step
     "Linear warm-up, both ends included, then half a cosine, https://arxiv.org/abs/1608.03983"
     if not 0<=warmup_steps<=n_steps: raise ValueError(f'warm-up of {warmup_steps} steps in a run of {n_steps}: give 0 to {n_steps}')
     n = n_steps-warmup_steps
-    up = torch.linspace(start_lr, lr, warmup_steps+(not twice), dtype=torch.float64)[:warmup_steps]
+    up = torch.linspace(start_lr, lr, warmup_steps+(not top_twice), dtype=torch.float64)[:warmup_steps]
     f = lr if final_lr is None else final_lr
     down = f + 0.5*(lr-f)*(1+torch.cos(math.pi*torch.arange(n, dtype=torch.float64)/max(n,1)))
     return torch.cat([up,down])

@@ -86,7 +86,7 @@ def test_optimiser_and_its_schedule(i):
     adapted = [k for k in names if ps[k].ndim > 1]
     groups = [dict(params=[ps[k] for k in ks], weight_decay=w, adapt=a) for ks, w, a in ((adapted, wd, bool(lars)), ([k for k in names if k not in adapted], 0., False))]
     opt = make_opt('lars_inside', groups, lr, momentum=momentum, trust=trust, nesterov=bool(nesterov))
-    lrs = warmup_cosine(int(steps), lr, final, int(warmup), start, twice=False)
+    lrs = warmup_cosine(int(steps), lr, final, int(warmup), start, top_twice=False)
     np.testing.assert_allclose(lrs, D[f'{p}/lrs'][:, 0], rtol=1e-12)
     for t in range(int(steps)):
         for g in opt.param_groups: g['lr'] = lrs[t].item()
@@ -102,7 +102,7 @@ def test_optimiser_and_its_schedule(i):
 def test_schedule(i):
     epochs, n, warmup, start, lr, final = D[f'sched/{i}/args'].tolist()
     want = D[f'sched/{i}/lr']
-    got = warmup_cosine(int(epochs*n), lr, final, int(warmup*n), start, twice=False)
+    got = warmup_cosine(int(epochs*n), lr, final, int(warmup*n), start, top_twice=False)
     np.testing.assert_allclose(got, want[:len(got)], rtol=1e-12)
     assert want[len(got):] == pytest.approx(final)                               # after the last step
 

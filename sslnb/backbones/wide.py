@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../../nbs/20c_backbones.wide.ipynb #d0e9598d
+# %% ../../nbs/20c_backbones.wide.ipynb #e486eaaa
 class PreBlock(nn.Module):
     "Batch norm, ReLU, convolution, twice, and a way around them, https://arxiv.org/abs/1603.05027"
     def __init__(self,
@@ -35,13 +35,15 @@ class WideResNet(nn.Module):
         widen:int=2, # times as many channels as a ResNet of three stages has
         in_chans:int=3, # channels of the images
         drop:float=0., # share of activations left out between the convolutions
-        last_momentum:float=.1 # of the last batch norm; 0.99 in PAWS's code
+        last_momentum:float=.1, # of the last batch norm; 0.99 in PAWS's code
+        pool:bool=False # a max pool behind the first convolution, for larger images?
     ):
         super().__init__()
         if not isinstance(depth, int) or depth<10 or depth%6!=4: raise ValueError(f'depth={depth!r}; expected 6n+4: 10, 16, 22, 28, 40, ...')
         if not isinstance(widen, int) or widen<1: raise ValueError(f'widen={widen!r}; expected a whole number of at least 1')
         n,c = (depth-4)//6,16
         self.conv1 = nn.Conv2d(in_chans, c, 3, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, 1) if pool else nn.Identity()
         for i in range(3):
             o = 16*widen*2**i
             self.add_module(f'layer{i+1}', nn.Sequential(*[PreBlock(o if j else c, o, 2 if i and j==0 else 1, drop) for j in range(n)]))
@@ -49,7 +51,7 @@ class WideResNet(nn.Module):
         self.bn1,self.num_features = nn.BatchNorm2d(c, momentum=last_momentum),c
 
     def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        x = self.layer3(self.layer2(self.layer1(self.pool(self.conv1(x)))))
         return F.adaptive_avg_pool2d(F.relu(self.bn1(x), inplace=True), 1).flatten(1)
 
 wide_resnets = {f'wide_resnet{d}w{w}':partial(WideResNet, d, w) for d,w in ((28,2),(28,8),(28,10),(16,8),(40,2))}
