@@ -21,19 +21,20 @@ from .learner import SSLLearner
 from .callback.precision import Precision, Guard, Clip
 from .callback.checkpoint import Checkpoint
 
-# %% ../nbs/38_fit.ipynb #c5ba677c
+# %% ../nbs/38_fit.ipynb #59b30c19
 RECIPE = dict(
-    opt='adamw',        # optimiser: adamw, adam, sgd, lars, larc, or any of torch.optim
+    opt='adamw',        # optimiser: adamw, adam, sgd, lars, lars_inside, larc, or any of torch.optim
     lr=1e-3,            # highest learning rate, for a batch of 256
     lr_rule='linear',   # how it grows with the batch: linear, sqrt, none
     wd=0.05,            # weight decay
-    no_decay=False,     # leave biases and norm layers undecayed
+    no_decay=False,     # leave biases and norm layers undecayed; name: go by their names, and tell lars so, as PAWS does
     backbone_wd=None,   # another weight decay for the backbone
     backbone_lr=None,   # another highest learning rate for the backbone, for a batch of 256; it follows the same curve
     momentum=None, betas=None, trust=None,   # of the optimiser, where it has them
     trust_clip=False,   # larc and lars: no step longer than that of SGD
     warmup=0.,          # epochs of linear warm-up
     start_lr=0.,        # where the warm-up starts, for a batch of 256
+    top_twice=True,     # lr ends the warm-up and begins the cosine; False: only the latter, as in PAWS
     final_lr=0.,        # what the cosine falls to, for a batch of 256; None keeps lr
     decay_at=None,      # steps in place of the cosine: epochs after which the rate falls, `[60, 80]`, or shares of the run below 1, `[.6, .8]`
     decay_by=0.1,       # what the rate is multiplied with at each of them
@@ -60,6 +61,7 @@ def check_recipe(
     for k in r: choose(k, list(RECIPE)+['bs'], 'recipe key')
     r = {**RECIPE, **r}
     choose(r['lr_rule'], ['linear','sqrt','none'], 'lr_rule'); choose(r['precision'], ['fp32','bf16','fp16'], 'precision'); choose(r['lr_each'], ['step','epoch','epoch_end'], 'lr_each'); choose(str(r['opt']).lower(), optimisers(), 'optimiser')
+    if isinstance(r['no_decay'], str): choose(r['no_decay'], ['name'], 'no_decay')
     for k in ('lr','wd','warmup','start_lr'):
         if not isinstance(r[k], (int,float)) or r[k]<0: raise ValueError(f'{k}={r[k]!r}; expected a number of at least 0')
     if r['backbone_lr'] is not None and not (isinstance(r['backbone_lr'], (int,float)) and r['backbone_lr']>=0<r['lr']): raise ValueError(f"backbone_lr={r['backbone_lr']!r} beside lr={r['lr']}; expected a number of at least 0, and an lr above 0")
@@ -90,7 +92,7 @@ def lr_factor(
     "What learning rates are multiplied with: the linear rule is https://arxiv.org/abs/1706.02677."
     return dict(linear=bs/256, sqrt=(bs/256)**0.5, none=1.)[r['lr_rule']]
 
-# %% ../nbs/38_fit.ipynb #5399541d
+# %% ../nbs/38_fit.ipynb #d5af0105
 class Schedule(Callback):
     "Set the learning rate of every step from a table."
     order,run_valid = 5,False
@@ -106,7 +108,7 @@ def _epoch_ends(r, n, f): # the curve of the whole run, as it is when an epoch e
     final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
     ends = torch.cat([warmup_cosine(E, r['lr']*f, final)[1:], torch.tensor([r['lr']*f if final is None else final], dtype=torch.float64)])
     lrs = ends.repeat_interleave(n)
-    for at in _drops(r): lrs[round((at*E if at<1 else at)*n):] *= r['decay_by']
+    for at in _drops(r): lrs[int((at*E if at<1 else at)*n+1e-6):] *= r['decay_by']
     if up: lrs[:up] = torch.linspace(r['start_lr']*f, lrs[up-1], up+1, dtype=torch.float64)[:-1]
     return lrs
 
@@ -121,7 +123,7 @@ def schedule(
     k,each = (n,1) if r['lr_each']=='step' else (1,n)
     up = round(min(r['warmup'], E/2)*k)
     final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
-    lrs = warmup_cosine(E*k, r['lr']*f, final, up, r['start_lr']*f)
+    lrs = warmup_cosine(E*k, r['lr']*f, final, up, r['start_lr']*f, r['top_twice'])
     for at in _drops(r): lrs[max(up, int((at*E if at<1 else at)*k+1e-6)):] *= r['decay_by']
     return lrs.repeat_interleave(each)
 

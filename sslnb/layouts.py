@@ -15,6 +15,7 @@ from .backbones.create import create_backbone, small_stem, _by_name
 from .backbones.exit_families import exit_families
 from .backbones.exits import add_exits, exit_points, exit_sizes
 from .backbones.resnet import wider_resnets
+from .backbones.wide import wide_resnets
 
 # %% ../nbs/28_layouts.ipynb #f0767b5f
 LAYOUTS = {}
@@ -80,7 +81,7 @@ def _candidates(sd, arch): # name, and keywords for `create_backbone`
     if 'layer1.conv.weight' in sd: return [('conv4', {}),('conv4w4', {})]
     first = {'block1.0.weight':'vgg', 'conv_stem.weight':'efficientnet_cifar'}
     if (k:=next((k for k in first if k in sd), None)): return [(n, {}) for n in exit_families if n.startswith(first[k])]
-    if 'conv1.bias' in sd: return [('wrn_16_8', {})]
+    if 'conv1.bias' in sd: return [('wrn_16_8', {}), *((n, dict(size=32)) for n in wide_resnets)]
     small = 'conv1.weight' in sd and sd['conv1.weight'].shape[-1]==3
     w = len(sd['conv1.weight'])//64 if 'conv1.weight' in sd else 1
     names = [n for n in wider_resnets if n.endswith(f'w{w}')] or ['resnet200', *(n for n in known if n.startswith(('resn','wide_resn')))]

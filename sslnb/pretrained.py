@@ -14,7 +14,7 @@ from torch.serialization import safe_globals
 from .core import bare
 from .backbones.create import create_backbone
 from .layouts import LAYOUTS, network, recognise, backbone_of, check_fit, weights
-import sslnb.selfcon_layouts, sslnb.swav_layouts
+import sslnb.paws_layouts, sslnb.selfcon_layouts, sslnb.swav_layouts
 from .learner import SSLModel, SSLLearner, methods
 
 # %% ../nbs/81b_pretrained.ipynb #e774794c

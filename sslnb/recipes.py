@@ -139,7 +139,7 @@ def method_info(
 view_sets = ('two_views','k_views','multi_crop','rotations')
 def _bare(s): return str(s).lower().replace('_','').replace('-','')
 
-# %% ../nbs/80_recipes.ipynb #90789215
+# %% ../nbs/80_recipes.ipynb #76e1b522
 def _rename(keys, names): return {names[k]: replace(v, name=names[k]) for k,v in keys.items() if k in names}
 
 def keys_of(
@@ -156,7 +156,7 @@ def keys_of(
     look = {k:v for k,v in signature(views or info.views, 'views').items() if k not in ('size','mean','std')} if views or info.views else {}
     if views in ('',info.views): look = {k:replace(v, default=info.look.get(k, v.default)) for k,v in look.items()}
     kind = lambda v: '' if v is None else 'float|None' if isinstance(v, float) else type(v).__name__
-    fit = {k:replace(v, type=kind(v.default), default=info.recipe.get(k, v.default)) for k,v in signature('RECIPE', 'fit').items()}
+    fit = {k:replace(v, type='bool|str' if k=='no_decay' else kind(v.default), default=info.recipe.get(k, v.default)) for k,v in signature('RECIPE', 'fit').items()}
     out = {}
     for part in (data, learner, info.keys, fit, look): out |= {k:v for k,v in part.items() if k not in out}
     return out

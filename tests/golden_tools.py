@@ -63,3 +63,24 @@ def fill_hash(module, seed, gain=2., var_lo=1.):
         sd[k] = torch.as_tensor(z).reshape(v.shape).to(v.dtype)
     module.load_state_dict(sd)
     return module
+
+def hash_uniform(slot, seed, shape):
+    "Numbers in 0..1 of paws.npz, float64: a hash of position, slot and seed."
+    h = np.arange(int(np.prod(shape)), dtype=np.uint32) + np.uint32((0x9E3779B9*(slot+1) + 0x7F4A7C15*(seed+1)) & 0xffffffff)
+    h ^= h>>np.uint32(16); h *= np.uint32(0x85EBCA6B)
+    h ^= h>>np.uint32(13); h *= np.uint32(0xC2B2AE35)
+    h ^= h>>np.uint32(16)
+    return torch.from_numpy(h/2**32).reshape(shape)
+
+def hash_images(slot, seed, shape): return (2*hash_uniform(slot, seed, shape)-1)*3**.5
+
+def fill_slots(tensors, seed, gain):
+    "The fill rule of paws.npz, on tensors by their official names and in their order."
+    k = 0
+    for n,v in tensors.items():
+        if not v.is_floating_point(): v.zero_(); continue
+        u,k = hash_uniform(k, seed, v.shape),k+1
+        if v.ndim>=2: u = (2*u-1)*(3*gain/np.prod(v.shape[1:]))**.5
+        elif n.endswith(('running_var','weight')): u = 0.5+u
+        else: u = 0.2*(2*u-1)
+        with torch.no_grad(): v.copy_(u)

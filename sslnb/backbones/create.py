@@ -14,6 +14,7 @@ from .exit_families import exit_families
 from .exits import add_exits
 from .resnet import wider_resnets
 from .small import init_convs, small_backbones
+from .wide import wide_resnets
 from ..core import bare, choose, rng, takes
 
 # %% ../../nbs/21_backbones.create.ipynb #f5f359f5
@@ -123,7 +124,7 @@ def add_maps(
     return model
 
 # %% ../../nbs/21_backbones.create.ipynb #666c7911
-own_backbones = {**small_backbones, **wider_resnets, **exit_families}
+own_backbones = {**small_backbones, **wider_resnets, **wide_resnets, **exit_families}
 
 def backbones(
     pattern:str='*', # shell pattern, e.g. `'resnet*'`

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['exit_families', 'DeepExit', 'VGG', 'PreWRN', 'efficientnet_cifar']
 
-# %% ../../nbs/20d_backbones.exit_families.ipynb #ca0aee89
-from collections import OrderedDict
+# %% ../../nbs/20d_backbones.exit_families.ipynb #9bd105f1
 from functools import partial
 import torch.nn.functional as F
 from torch import nn
 from .small import init_convs
+from .wide import WideResNet
 
 # %% ../../nbs/20d_backbones.exit_families.ipynb #b60a2521
 class DeepExit(nn.Sequential):
@@ -53,19 +53,9 @@ class VGG(nn.Module):
         for i in range(1, 6): x = getattr(self, f'block{i}')(x)
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
-# %% ../../nbs/20d_backbones.exit_families.ipynb #0a6b8a64
-class _PreBlock(nn.Module): # BN-ReLU-conv twice, dropout between
-    def __init__(self, n_in, n_out, stride, drop):
-        super().__init__()
-        self.bn1,self.conv1,self.drop = nn.BatchNorm2d(n_in),nn.Conv2d(n_in, n_out, 3, padding=1),nn.Dropout(drop)
-        self.bn2,self.conv2 = nn.BatchNorm2d(n_out),nn.Conv2d(n_out, n_out, 3, stride, 1)
-        self.shortcut = nn.Identity() if stride==1 and n_in==n_out else nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride))
-    def forward(self, x):
-        out = self.drop(self.conv1(F.relu(self.bn1(x))))
-        return self.conv2(F.relu(self.bn2(out)))+self.shortcut(x)
-
-class PreWRN(nn.Module):
-    "Wide residual network with biases, https://arxiv.org/abs/1605.07146"
+# %% ../../nbs/20d_backbones.exit_families.ipynb #c96a3205
+class PreWRN(WideResNet):
+    "WRN-16-8 as SelfCon trains it, https://arxiv.org/abs/2106.15499"
     def __init__(self,
         in_chans:int=3, # channels of the images
         size:int=None, # side of the images, pixels
@@ -73,25 +63,13 @@ class PreWRN(nn.Module):
         widen:int=8, # times as many channels as a ResNet of three stages has
         drop:float=.3 # share of activations left out between the convolutions
     ):
-        super().__init__()
-        n,c = (depth-4)//6,16
-        self.conv1 = nn.Conv2d(in_chans, c, 3, padding=1)
-        self.pool = nn.MaxPool2d(3, 2, 1) if size and size>=64 else nn.Identity()
-        for i in range(3):
-            o = 16*widen*2**i
-            self.add_module(f'layer{i+1}', nn.Sequential(*[_PreBlock(o if j else c, o, 2 if i and j==0 else 1, drop) for j in range(n)]))
-            c = o
-        self.bn1,self.num_features = nn.BatchNorm2d(c, momentum=.9),c
+        super().__init__(depth, widen, in_chans, drop, last_momentum=.9, pool=bool(size and size>=64))
         self.init(self)
 
     @staticmethod
     def init(m):
         for c in m.modules():
             if isinstance(c, nn.Conv2d): nn.init.xavier_uniform_(c.weight, 2**.5); nn.init.zeros_(c.bias)
-
-    def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(self.pool(self.conv1(x)))))
-        return F.adaptive_avg_pool2d(F.relu(self.bn1(x)), 1).flatten(1)
 
 # %% ../../nbs/20d_backbones.exit_families.ipynb #dbc8334b
 class _EffExit(nn.Sequential): # 1x1 convolution, pool, linear
