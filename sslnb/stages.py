@@ -10,7 +10,7 @@ import argparse
 from .cli import Parser, _Format
 from .commands import _int, _parser, _read, _share
 
-# %% ../nbs/83d_stages.ipynb #38ac31f2
+# %% ../nbs/83d_stages.ipynb #956c2c64
 def _floats(s): return f"loss {s['loss']:.4f}, top-1 {100*s['top1']:.2f} %"+('' if s['top5'] is None else f", top-5 {100*s['top5']:.2f} %")+f", {s['images']} images"
 
 def linear_(argv):
@@ -35,6 +35,7 @@ def linear_(argv):
     return 0
 
 def _few(w):
+    if w.startswith('coin '): return w
     try: return int(w) if w.isdigit() else _share(w)
     except argparse.ArgumentTypeError: raise argparse.ArgumentTypeError(f'{w!r}; expected a share such as 1%, a number for each class, or a file with a list') from None
 

@@ -1,0 +1,103 @@
+"Supports beside a batch: in memory and in files, one process and two, killed and resumed, and with bad input."
+import numpy as np, pytest, torch
+from PIL import Image
+from torch import nn
+from sslnb.core import bare
+from sslnb.data.loader import ssl_dls
+from sslnb.data.sets import ImageSet
+from sslnb.data.sources import digits, image_sets
+from sslnb.data.supports import Supports
+from sslnb.distributed import gather
+from sslnb.heads import mlp
+from sslnb.learner import SSLMethod, ssl_learner
+from sslnb.testing import check_precision, check_processes, check_resume
+from sslnb.views import two_views
+
+class Nearest(SSLMethod, register=False):
+    "The class of one view by its supports, as the other view sees it."
+    needs_labels, tiny = True, dict(classes=4, n=2)
+    def __init__(self, classes=4, n=2, S=1, unique=False, official=False): self.k, self.n, self.S, self.unique, self.official = classes, n, S, unique, official
+    def setup(self, dls, backbone): self.supports = Supports(dls.train, self.k, self.n, self.S, self.unique, .1, official=self.official)
+    def head(self, n_in): return mlp(n_in, 16, 8)
+    def before_batch(self): self.supports.put_first(self.learn)
+    def after_fit(self): self.supports.close()
+    def loss(self, out, batch):
+        S, Y = batch['support views'], batch['label rows']
+        assert len(out) == S+2 and sum(map(len, out[:S])) == len(batch['slots'])
+        z = gather(nn.functional.normalize(torch.cat(out[:S]), dim=1))
+        p, q = [(nn.functional.normalize(o, dim=1)@z.T/.1).softmax(1)@Y.to(z.dtype) for o in out[S:]]
+        return -(q.detach()*p.log()).sum(1).mean()
+
+@pytest.mark.parametrize('kw', [dict(S=2), dict(unique=True), dict(official=True, classes=5)], ids=str)
+def test_killed_and_resumed(kw): check_resume(Nearest, kw, epochs=2, stop=7)
+
+@pytest.mark.parametrize('kw', [dict(), dict(unique=True, S=2)], ids=str)
+def test_two_processes_are_one(kw): check_processes(Nearest, kw, steps=2)
+
+def test_precision(): check_precision(Nearest, Nearest.tiny)
+
+@pytest.fixture
+def folder(tmp_path):
+    "Three classes of 1, 2 and 9 images, and some more without a class; of different sizes, so that they stay in files."
+    g = np.random.default_rng(0)
+    for c, k in (('ant', 1), ('bee', 2), ('cat', 9)):
+        (tmp_path/'train'/c).mkdir(parents=True); (tmp_path/'test'/c).mkdir(parents=True)
+        for i in range(k): Image.fromarray(g.integers(0, 255, (20+i, 24, 3), dtype=np.uint8)).save(tmp_path/'train'/c/f'{c}{i}.png')
+        Image.fromarray(g.integers(0, 255, (30, 24, 3), dtype=np.uint8)).save(tmp_path/'test'/c/f't{c}.png')
+    return tmp_path
+
+def learner(dls, **kw):
+    learn = ssl_learner(dls, 'conv4', Nearest(3, 2, **kw), size=16, views=dict(flip=0.))
+    learn.logger = lambda *a: None
+    return learn
+
+def test_own_folder_with_one_image_of_a_class(folder):
+    dls = ssl_dls(folder, bs=4, device='cpu')
+    dls.train.ds.workers = 1
+    learn = learner(dls, S=2)
+    learn.fit(2, 1e-3)
+    assert bare(learn.model).step == 6 and all(map(np.isfinite, learn.recorder.losses))
+    s = learn.method.supports
+    assert s._coming is None
+    idx = s.rows(0).view(2, 3)
+    names = [[dls.train.ds.names[i] for i in r] for r in idx.tolist()]
+    assert sum('ant0' in n for r in names for n in r) == 2 and len({n for r in names for n in r}) == 5      # the only ant twice, others once
+    like = s.views_like(learn.views)
+    x, _, i = s.at(0, views=like)
+    a, b = [v[i == idx[0, [('ant' in n) for n in names[0]].index(True)]] for v in like(x, tag='support')][0]
+    assert not torch.equal(a, b)      # each draw of it looks different
+    s.close()
+
+def test_files_kept_by_a_list(folder):
+    (folder/'few.csv').write_text('path,label\nant0.png,ant\nbee1.png,bee\ncat3.png,cat\ncat5.png,cat\n')
+    dls = ssl_dls(folder, bs=4, few=str(folder/'few.csv'), device='cpu')
+    s = Supports(dls.train, n=4)
+    for t in range(4): assert {dls.train.ds.names[i].split('/')[-1] for i in s.rows(t).tolist()} == {'ant0.png', 'bee1.png', 'cat3.png', 'cat5.png'}
+
+def test_class_that_cannot_be_read(folder):
+    dls = ssl_dls(folder, bs=4, device='cpu')
+    s, like = Supports(dls.train, n=2), two_views(16)
+    dls.train.ds.workers, dls.train.ds.max_bad = 0, 1.
+    (folder/'train'/'ant'/'ant0.png').write_bytes(b'no picture')
+    with pytest.raises(ValueError, match="labelled images of class 'ant' can be read"): s.at(0, views=s.views_like(like))
+
+def test_bad_input(folder):
+    train, test = digits()
+    none = train.with_labels(torch.where(train.labels == 3, -1, train.labels))
+    dls = ssl_dls((none, test), bs=64, device='cpu')
+    with pytest.raises(ValueError, match='1 of 10 classes of digits have no labelled image: 3'): Supports(dls.train)
+    assert Supports(dls.train, skip=True).classes == 9
+    with pytest.raises(ValueError, match='10 classes in a batch of supports, but there are labels for 9'): Supports(dls.train, 10, skip=True)
+    with pytest.raises(ValueError, match='has no labels'): Supports(ssl_dls((train.with_labels(None), test), bs=64, device='cpu').train)
+    for few, why in (('nowhere.txt', 'nowhere.txt'), (str(folder), 'there is no file'), ('coin 7', 'coin 10%')):
+        with pytest.raises((ValueError, FileNotFoundError), match=why): image_sets((train, test), few=few)
+
+def test_every_way_to_say_few(tmp_path):
+    train, test = digits()
+    array = ImageSet(train.images, train.labels, train.classes)
+    (tmp_path/'spc.txt').write_text(''.join(f'{i}\n' for i in (5, 70, 11)))
+    count = lambda few, **kw: int((image_sets((array, test), few=few, **kw)[0].labels >= 0).sum())
+    assert [count(f) for f in (4, '4', str(tmp_path/'spc.txt'), [1, 2], 1.)] == [40, 40, 3, 2, len(array)]
+    assert count(.29) == sum(round(.29*k) for k in array.labels.bincount().tolist()) and 0 < count('coin 10%', split_seed=0) < len(array)/5
+    kept = lambda seed: image_sets((array, test), few=4, split_seed=seed)[0].labels.tolist()
+    assert kept(1) == kept(1) != kept(2)
