@@ -32,6 +32,7 @@ class SSLMethod(Callback):
     batch_local = False            # official behaviour that looks at one process's batch only
     trains = True                  # False: there is nothing to train (random weights)
     find_unused = False            # some parameters take no part in some steps
+    front = 0                      # views that a `before_batch` puts in front of an image's own, such as supports
     tiny,tiny_views = {},{}        # settings and views for the contract test, see `test_method`
     def __init_subclass__(cls, register=True, **kwargs):
         super().__init_subclass__(**kwargs)

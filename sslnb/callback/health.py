@@ -23,9 +23,9 @@ class Health(Callback):
     def before_fit(self): self.row,self.warned,self.sick = {},False,0
     def before_train(self): self.kept = []
     def after_batch(self):
-        need = -(-self.rows//len(self.pred['features'][0]))
+        fs = self.pred['features'][self.learn.method.front:] or self.pred['features']
+        need = -(-self.rows//len(fs[0]))
         if self.n_iter-self.iter > need: return
-        fs = self.pred['features']
         two = fs[1] if len(fs)>1 and fs[1].shape==fs[0].shape else None
         a = self.learn.method.assign(self.pred['out'])
         self.kept.append((fs[0].float(), None if two is None else two.float(), a))

@@ -48,7 +48,7 @@ def draw_supports(
     own = [pools[c] for c in order[(torch.arange(classes)+step%turn*classes)%len(pools)].tolist()]
     m = torch.tensor([len(p) for p in own])[:,None]
     u = torch.rand(classes, int(m.max()), generator=rng(seed, step, 'supports'))
-    mixed = u.masked_fill(torch.arange(u.shape[1])>=m, 2.).argsort(1, stable=True)
+    mixed = u.masked_fill(torch.arange(u.shape[1])>=m, 2.).argsort(dim=1, stable=True)
     rows = pad_sequence(own, batch_first=True).gather(1, mixed.gather(1, torch.arange(n)%m))
     return (rows if by_class else rows.T).flatten()
 
