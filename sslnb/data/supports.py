@@ -32,7 +32,7 @@ def class_pools(
     if empty and not skip: raise ValueError(f'{len(empty)} of {len(classes)} classes of {name} have no labelled image: {", ".join(empty[:5])}{", ..." if len(empty)>5 else ""}; label some, or leave these classes out with skip=True')
     return [p for p in order.split(counts) if len(p)]
 
-# %% ../../nbs/15b_data.supports.ipynb #5987d3b6
+# %% ../../nbs/15b_data.supports.ipynb #0a297091
 def draw_supports(
     pools:list, # of (m,) indices, one tensor a class
     classes:int, # K, classes in the batch
@@ -48,7 +48,7 @@ def draw_supports(
     own = [pools[c] for c in order[(torch.arange(classes)+step%turn*classes)%len(pools)].tolist()]
     m = torch.tensor([len(p) for p in own])[:,None]
     u = torch.rand(classes, int(m.max()), generator=rng(seed, step, 'supports'))
-    mixed = u.masked_fill(torch.arange(u.shape[1])>=m, 2.).argsort(1, stable=True)
+    mixed = u.masked_fill(torch.arange(u.shape[1])>=m, 2.).argsort(dim=1, stable=True)
     rows = pad_sequence(own, batch_first=True).gather(1, mixed.gather(1, torch.arange(n)%m))
     return (rows if by_class else rows.T).flatten()
 
