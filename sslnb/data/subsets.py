@@ -51,7 +51,7 @@ def keep_labels(
         out[own[torch.randperm(len(own), generator=rng(seed, c, 'few labels'))][:k]] = c
     return out
 
-# %% ../../nbs/10d_data.subsets.ipynb #6552c633
+# %% ../../nbs/10d_data.subsets.ipynb #d9169871
 def coin_labels(
     y:Tensor, # (N,) labels, -1 = none
     share:float, # probability that an image keeps its label, 0..1
@@ -60,7 +60,7 @@ def coin_labels(
     "Keep the label of each image with the same probability, as https://arxiv.org/abs/2104.13963 does where it has no list."
     if not 0<=share<=1: raise ValueError(f'a share of {share:g} of the labels; expected 0 to 1')
     y = torch.as_tensor(y)
-    lost = torch.bernoulli(torch.full((len(y),), round(1-share, 12), dtype=torch.double), generator=torch.Generator().manual_seed(seed))
+    lost = torch.bernoulli(torch.full((len(y),), round(1-share, 12), dtype=torch.float), generator=torch.Generator().manual_seed(seed))
     return torch.where(lost==0, y, -1)
 
 # %% ../../nbs/10d_data.subsets.ipynb #ebf98cd9

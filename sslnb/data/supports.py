@@ -32,7 +32,7 @@ def class_pools(
     if empty and not skip: raise ValueError(f'{len(empty)} of {len(classes)} classes of {name} have no labelled image: {", ".join(empty[:5])}{", ..." if len(empty)>5 else ""}; label some, or leave these classes out with skip=True')
     return [p for p in order.split(counts) if len(p)]
 
-# %% ../../nbs/15b_data.supports.ipynb #5987d3b6
+# %% ../../nbs/15b_data.supports.ipynb #0a297091
 def draw_supports(
     pools:list, # of (m,) indices, one tensor a class
     classes:int, # K, classes in the batch
