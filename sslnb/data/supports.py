@@ -32,7 +32,7 @@ def class_pools(
     if empty and not skip: raise ValueError(f'{len(empty)} of {len(classes)} classes of {name} have no labelled image: {", ".join(empty[:5])}{", ..." if len(empty)>5 else ""}; label some, or leave these classes out with skip=True')
     return [p for p in order.split(counts) if len(p)]
 
-# %% ../../nbs/15b_data.supports.ipynb #0a297091
+# %% ../../nbs/15b_data.supports.ipynb #24dd5903
 def draw_supports(
     pools:list, # of (m,) indices, one tensor a class
     classes:int, # K, classes in the batch
@@ -47,8 +47,8 @@ def draw_supports(
     order = torch.randperm(len(pools), generator=rng(seed, step//turn, 'support classes'))
     own = [pools[c] for c in order[(torch.arange(classes)+step%turn*classes)%len(pools)].tolist()]
     m = torch.tensor([len(p) for p in own])[:,None]
-    u = torch.rand(classes, int(m.max()), generator=rng(seed, step, 'supports'))
-    mixed = u.masked_fill(torch.arange(u.shape[1])>=m, 2.).argsort(dim=1, stable=True)
+    u = torch.rand(classes, int(m.max()), generator=rng(seed, step, 'supports'), dtype=torch.double)
+    mixed = u.masked_fill_(torch.arange(u.shape[1])>=m, 2.).topk(min(n, u.shape[1]), largest=False).indices       # the n smallest, in order
     rows = pad_sequence(own, batch_first=True).gather(1, mixed.gather(1, torch.arange(n)%m))
     return (rows if by_class else rows.T).flatten()
 
@@ -132,7 +132,7 @@ class _SupportFiles(FileLoader):
             why[j] = im
         raise ValueError(f'none of the {len(pool)} labelled images of class {self.ds.classes[int(self.ds.labels[i])]!r} can be read, e.g. {self.ds._called(i)}: {im}')
 
-# %% ../../nbs/15b_data.supports.ipynb #f2e94eed
+# %% ../../nbs/15b_data.supports.ipynb #84eff284
 class Supports:
     "Labelled images for every step, as many of one class as of another."
     def __init__(self,
@@ -190,8 +190,10 @@ class Supports:
         world:int=1 # processes
     )->Tensor: # (W S K n / W, K)
         "Label rows of all supports of all processes, in the order in which they are gathered."
-        if world not in self._labels: self._labels[world] = label_rows(torch.cat([self.slots(r, world).repeat(self.views) for r in range(world)]), self.classes, self.smoothing).to(self.dl.device)
-        return self._labels[world]
+        if (key:=(world,self.dl.device)) not in self._labels:
+            slots = torch.cat([self.slots(r, world).repeat(self.views) for r in range(world)])
+            self._labels[key] = label_rows(slots, self.classes, self.smoothing).to(self.dl.device)
+        return self._labels[key]
     def views_like(self,
         views # the method's `Views`; their global ones are those of the first one's size
     )->Views:
