@@ -79,7 +79,7 @@ def check_resume(cls, kw, epochs=3, stop=8):
     _same(a, new.model.state_dict(), 'state round trip')
     assert (new.model.step,new.model.epoch)==(whole.model.step,whole.model.epoch), 'counters are not part of the state'
 
-# %% ../nbs/78_testing.ipynb #07a154fc
+# %% ../nbs/78_testing.ipynb #52fcdafa
 class _Grads(Callback):
     order = 99
     def before_fit(self): self.grads,self.seen = [],[]
@@ -92,7 +92,7 @@ def _double(cls, kw, steps):
     learn.model.double()
     make = learn.views
     learn.views = lambda *a,**k: [v.double() for v in make(*a,**k)]
-    learn.views.augs = make.augs
+    learn.views.augs = getattr(make, 'augs', None)
     g = _Grads(); learn.dls.train.start = len(learn.dls.train)-steps
     learn.recipe = check_recipe(dict(opt='sgd', lr=0.1, lr_rule='none', wd=0.))
     learn.fit(1, 0.1, cbs=g)

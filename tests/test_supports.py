@@ -10,7 +10,7 @@ from sslnb.data.supports import Supports
 from sslnb.distributed import gather
 from sslnb.heads import mlp
 from sslnb.learner import SSLMethod, ssl_learner
-from sslnb.testing import check_precision, check_processes, check_resume
+from sslnb.testing import _StopAt, check_precision, check_processes, check_resume
 from sslnb.views import two_views
 
 class Nearest(SSLMethod, register=False):
@@ -67,6 +67,17 @@ def test_own_folder_with_one_image_of_a_class(folder):
     a, b = [v[i == idx[0, [('ant' in n) for n in names[0]].index(True)]] for v in like(x, tag='support')][0]
     assert not torch.equal(a, b)      # each draw of it looks different
     s.close()
+
+def test_files_killed_and_resumed(folder, tmp_path_factory):
+    def fit(**kw):
+        dls = ssl_dls(folder, bs=4, device='cpu')
+        dls.train.ds.workers = 1
+        return learner(dls).fit_ssl(2, opt='adamw', lr=1e-3, warmup=0, clip=None, **kw)
+    run, whole = tmp_path_factory.mktemp('run'), fit()
+    assert fit(run=run, cbs=_StopAt(5)).stopped
+    again = fit(run=run, resume=True)
+    assert again.recorder.losses == whole.recorder.losses
+    for a, b in zip(again.model.state_dict().values(), whole.model.state_dict().values()): assert not torch.is_tensor(a) or torch.equal(a, b)
 
 def test_files_kept_by_a_list(folder):
     (folder/'few.csv').write_text('path,label\nant0.png,ant\nbee1.png,bee\ncat3.png,cat\ncat5.png,cat\n')

@@ -262,7 +262,7 @@ def _named(name, size, root, only):
     try: choose(name, DATASETS, 'data set (and no folder of that name)')
     except ValueError as e: raise ValueError(f'{e}{hint}') from None
 
-# %% ../../nbs/10g_data.sources.ipynb #0f8d0ae8
+# %% ../../nbs/10g_data.sources.ipynb #36db8004
 def image_sets(
     source, # a name (`'digits'`), a folder, an array, `(images, labels)`, an `ImageSet`, a data set of torchvision or Hugging Face; a pair of these; a dict with `'train'` and `'test'`
     size:int|tuple|None=None, # for images in files: side in pixels, or (H, W), that they are brought to in memory
@@ -270,7 +270,7 @@ def image_sets(
     valid_pct:float=0.2, # share held out where the source has no test part
     split_seed:int=42, # of that draw, and of the labels that `few` keeps
     root:str|Path|None=None, # folder of the data sets by name; by default SSLNB_DATA, else `~/.cache/sslnb`
-    few:float|int|str|None=None, # keep these training labels only: a share, a number for each class, a CSV file
+    few:float|int|str|None=None, # keep these training labels only: a share, a number for each class, a CSV or TXT file, `'coin 1%'`; see `few_labels`
     only:str|None=None, # keep these classes only: a list that comes with the library (see `class_lists`), or a file with a class a line; labels in its order
     image_column:str|None=None, # for Hugging Face: column of the pictures
     label_column:str|None=None # and of the labels

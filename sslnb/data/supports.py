@@ -32,7 +32,7 @@ def class_pools(
     if empty and not skip: raise ValueError(f'{len(empty)} of {len(classes)} classes of {name} have no labelled image: {", ".join(empty[:5])}{", ..." if len(empty)>5 else ""}; label some, or leave these classes out with skip=True')
     return [p for p in order.split(counts) if len(p)]
 
-# %% ../../nbs/15b_data.supports.ipynb #0a297091
+# %% ../../nbs/15b_data.supports.ipynb #24dd5903
 def draw_supports(
     pools:list, # of (m,) indices, one tensor a class
     classes:int, # K, classes in the batch
@@ -47,8 +47,8 @@ def draw_supports(
     order = torch.randperm(len(pools), generator=rng(seed, step//turn, 'support classes'))
     own = [pools[c] for c in order[(torch.arange(classes)+step%turn*classes)%len(pools)].tolist()]
     m = torch.tensor([len(p) for p in own])[:,None]
-    u = torch.rand(classes, int(m.max()), generator=rng(seed, step, 'supports'))
-    mixed = u.masked_fill(torch.arange(u.shape[1])>=m, 2.).argsort(dim=1, stable=True)
+    u = torch.rand(classes, int(m.max()), generator=rng(seed, step, 'supports'), dtype=torch.double)
+    mixed = u.masked_fill_(torch.arange(u.shape[1])>=m, 2.).topk(min(n, u.shape[1]), largest=False).indices       # the n smallest, in order
     rows = pad_sequence(own, batch_first=True).gather(1, mixed.gather(1, torch.arange(n)%m))
     return (rows if by_class else rows.T).flatten()
 
@@ -132,7 +132,7 @@ class _SupportFiles(FileLoader):
             why[j] = im
         raise ValueError(f'none of the {len(pool)} labelled images of class {self.ds.classes[int(self.ds.labels[i])]!r} can be read, e.g. {self.ds._called(i)}: {im}')
 
-# %% ../../nbs/15b_data.supports.ipynb #28358a78
+# %% ../../nbs/15b_data.supports.ipynb #84eff284
 class Supports:
     "Labelled images for every step, as many of one class as of another."
     def __init__(self,
@@ -147,7 +147,7 @@ class Supports:
     ):
         self.dl,self.n,self.views,self.unique,self.smoothing,self.skip,self.official = dl,n,views,unique,smoothing,skip,official
         if views<1: raise ValueError(f'{views} views of each support; expected at least 1')
-        self._seen,self._like,self._coming,self._next,self._past = None,(None,None),None,None,{}
+        self._seen,self._like,self._coming,self._next,self._past,self._labels = None,(None,None),None,None,{},{}
         self.classes = len(self.pools) if classes is None else classes
         _check_counts(len(self.pools), self.classes, n)
     @property
@@ -190,7 +190,10 @@ class Supports:
         world:int=1 # processes
     )->Tensor: # (W S K n / W, K)
         "Label rows of all supports of all processes, in the order in which they are gathered."
-        return label_rows(torch.cat([self.slots(r, world).repeat(self.views) for r in range(world)]), self.classes, self.smoothing)
+        if (key:=(world,self.dl.device)) not in self._labels:
+            slots = torch.cat([self.slots(r, world).repeat(self.views) for r in range(world)])
+            self._labels[key] = label_rows(slots, self.classes, self.smoothing).to(self.dl.device)
+        return self._labels[key]
     def views_like(self,
         views # the method's `Views`; their global ones are those of the first one's size
     )->Views:
@@ -200,7 +203,7 @@ class Supports:
             self._like = views,Views([alike[v%len(alike)] for v in range(self.views)], [f'support {v+1}' for v in range(self.views)])
         return self._like[1]
 
-# %% ../../nbs/15b_data.supports.ipynb #070917cc
+# %% ../../nbs/15b_data.supports.ipynb #18c5fd43
 @patch
 def at(self:Supports,
     step:int, # optimiser step
@@ -243,5 +246,5 @@ def put_first(self:Supports,
     left = learn.n_iter-learn.iter if hasattr(learn, 'n_iter') and hasattr(learn, 'iter') else 1
     x,slots,idx = self.at(step, r, w, like, max(1, left))
     new = like(x, seed=self.dl.seed, step=step, rank=r, world=w, tag='support')
-    batch = {**batch, 'support views':self.views, 'slots':slots.repeat(self.views), 'support idx':idx, 'label rows':self.label_rows(w).to(slots.device)}
+    batch = {**batch, 'support views':self.views, 'slots':slots.repeat(self.views), 'support idx':idx, 'label rows':self.label_rows(w)}
     learn.xb,learn.yb = ([v.to(views[0].dtype) for v in new]+list(views), batch),(batch,)
