@@ -120,11 +120,13 @@ class TopAccuracy(Callback):
         res = top_accuracy(self.learn, middle=self.middle) if look else None
         self.row = dict(top1=res[1], top5=res[5]) if res else {}
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #67286954
+# %% ../../nbs/77_evaluate.protocol.ipynb #23e67dc2
 LINEAR_LIKE = dict(
     self_classifier=dict(opt='larc', lr=.05, momentum=.9, wd=0., lr_each='epoch'),                 # https://arxiv.org/abs/2103.10994
     swav=dict(opt='sgd', lr=.3, momentum=.9, wd=1e-6, final_lr=0., lr_each='epoch'),               # https://arxiv.org/abs/2006.09882
     swav_steps=dict(opt='sgd', lr=.3, momentum=.9, wd=1e-6, decay_at=[.6,.8], decay_by=.1, lr_each='epoch'),
+    selfcon=dict(opt='sgd', lr=1.5, momentum=.9, wd=0., decay_at=[.6,.8], decay_by=.1, lr_each='epoch'),                # https://arxiv.org/abs/2106.15499; 512 images in a batch
+    selfcon_imagenet=dict(opt='sgd', lr=2.5, momentum=.9, wd=0., decay_at=[.5,.75], decay_by=.1, lr_each='epoch'),      # 40 epochs
 )
 
 # %% ../../nbs/77_evaluate.protocol.ipynb #1f0f080c
