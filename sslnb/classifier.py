@@ -53,8 +53,8 @@ def classifier_scores(
     loss,top1,top5,n = all_sum(total.to(next(learn.model.parameters()).device)).tolist()
     return dict(loss=loss/n, top1=top1/n, top5=top5/n if k>5 else None, images=int(n))
 
-# %% ../nbs/82i_classifier.ipynb #807fa6a1
-_PAPER = dict(relational=dict(bs=128, epochs=100, middle=1.))                       # what goes with `like` beside the optimiser; the whole test image
+# %% ../nbs/82i_classifier.ipynb #f54fce81
+_PAPER = dict.fromkeys(('relational','relational_official'), dict(bs=128, epochs=100, middle=1.)) | dict(selfcon=dict(bs=512), selfcon_imagenet=dict(bs=512, epochs=40))       # what goes with `like` beside the optimiser; the whole test image
 
 def _about(source, net): # what the network is, for tables: from its run, else from its file
     run = Path(str(source)).expanduser()
@@ -80,12 +80,16 @@ def _begin(s, base, out, resume): # the folder, made or found
     save_recipe(s, path/'classifier.yml')
     return path
 
+def _forget(path): # take back a folder that nothing but its settings is in
+    (path/'classifier.yml').unlink(); path.rmdir()
+    if path.parent==Path('runs') and not any(path.parent.iterdir()): path.parent.rmdir()
+
 def _settings(path): # of a classifier's folder
     if not (Path(path)/'classifier.yml').is_file(): raise FileNotFoundError(f"{path} is no classifier: it has no classifier.yml; expected a folder of the second stage (sslnb linear {path if (Path(path)/'recipe.yml').is_file() else 'SOURCE'})")
     return normal(yaml.safe_load((Path(path)/'classifier.yml').read_text(encoding='utf-8')))
 
 def _whole(s, net, like): # images in files as large as the network sees them, in memory, where nothing is cut from them
-    return s.load(net.size) if like in _PAPER and isinstance(s, FileSet) and len(s)*s.channels*net.size**2<=4e9 else s
+    return s.load(net.size) if _PAPER.get(like, {}).get('middle')==1 and isinstance(s, FileSet) and len(s)*s.channels*net.size**2<=4e9 else s
 
 def _keep(learn, net, s, path, scores): # the files of a finished classifier
     from safetensors.torch import save_file
@@ -122,7 +126,7 @@ def train_classifier(
     if (path/'scores.json').exists(): return Classifier(path, _settings(path), {k:int(v) if k=='images' else v for k,v in json.loads((path/'scores.json').read_text()).items()})
     try: return _train(s, path, net:=open_backbone(s['source'], data=s['data'], **kwargs), paper.get('middle'), progress)
     except Exception:
-        if is_main() and {p.name for p in path.iterdir()}=={'classifier.yml'}: (path/'classifier.yml').unlink(); path.rmdir()           # it came to nothing
+        if is_main() and {p.name for p in path.iterdir()}=={'classifier.yml'}: _forget(path)          # it came to nothing
         raise
 
 def _train(s, path, net, middle, progress):

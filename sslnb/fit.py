@@ -122,7 +122,7 @@ def schedule(
     up = round(min(r['warmup'], E/2)*k)
     final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
     lrs = warmup_cosine(E*k, r['lr']*f, final, up, r['start_lr']*f)
-    for at in _drops(r): lrs[max(up, round((at*E if at<1 else at)*k)):] *= r['decay_by']
+    for at in _drops(r): lrs[max(up, int((at*E if at<1 else at)*k+1e-6)):] *= r['decay_by']
     return lrs.repeat_interleave(each)
 
 # %% ../nbs/38_fit.ipynb #bf216a45

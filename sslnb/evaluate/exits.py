@@ -6,7 +6,7 @@
 __all__ = ['averages', 'exit_features', 'exits_together', 'exit_groups', 'together_cost', 'ExitProtocol', 'exit_eval',
            'exit_report', 'own_classifiers', 'exits_text', 'show_exits']
 
-# %% ../../nbs/77e_evaluate.exits.ipynb #8ebbd194
+# %% ../../nbs/77e_evaluate.exits.ipynb #5d3e0ee3
 import torch
 from torch import nn, Tensor
 from fastcore.basics import store_attr
@@ -21,7 +21,7 @@ from ..measures import top_hits
 from .features import extract
 from .linear import linear_logits
 from .pictures import picture
-from .protocol import LINEAR_LIKE, LinearProtocol, StaysInEval, _backbone, _untouched, clean_logits, linear_learner
+from .protocol import LINEAR_LIKE, LINEAR_VIEWS, LinearProtocol, StaysInEval, _backbone, _untouched, clean_logits, linear_learner
 
 # %% ../../nbs/77e_evaluate.exits.ipynb #35be491f
 class _Joined(nn.Module): # all features of an image in one row: exits, then the end
@@ -87,7 +87,7 @@ class ExitProtocol(LinearProtocol, register=False):
     def head(self, n_in): return _Heads(n_in, self.n_classes, self.exits, vgg_classifier if self.classifier=='mlp' else nn.Linear)
     def loss(self, z, y): return sum(LinearProtocol.loss(self, [l], y) for l in z[0])
 
-# %% ../../nbs/77e_evaluate.exits.ipynb #ec155f95
+# %% ../../nbs/77e_evaluate.exits.ipynb #4281a29f
 def _rows(batches, groups, costs, average, total=lambda t: t): # accuracy and cost of each group; batches of (logits, labels)
     hits = torch.zeros(len(groups)+1, 2, dtype=torch.float64)
     for logits,y in batches:
@@ -118,7 +118,7 @@ def exit_eval(
     "Train a classifier for every exit by the paper's protocol, all in one run."
     r,groups = {**choose(like, LINEAR_LIKE, 'linear protocol'), **(recipe or {})},exit_groups(n_exits(_backbone(source)), together)
     choose(average, list(averages), 'average of exits')
-    learn = linear_learner(source, dls, method=ExitProtocol(classifier), views={**dict(scale=(.2,1.)), **(views or {})}, **kwargs)
+    learn = linear_learner(source, dls, method=ExitProtocol(classifier), views={**LINEAR_VIEWS.get(like, {}), **(views or {})}, **kwargs)
     if not show: learn.logger = lambda *a: None
     learn.fit_ssl(epochs, run=run, resume=resume, **r)
     _untouched(learn, source)
