@@ -139,7 +139,7 @@ def method_info(
 view_sets = ('two_views','k_views','multi_crop','rotations')
 def _bare(s): return str(s).lower().replace('_','').replace('-','')
 
-# %% ../nbs/80_recipes.ipynb #90789215
+# %% ../nbs/80_recipes.ipynb #f8140136
 def _rename(keys, names): return {names[k]: replace(v, name=names[k]) for k,v in keys.items() if k in names}
 
 def keys_of(
@@ -158,7 +158,7 @@ def keys_of(
     kind = lambda v: '' if v is None else 'float|None' if isinstance(v, float) else type(v).__name__
     fit = {k:replace(v, type=kind(v.default), default=info.recipe.get(k, v.default)) for k,v in signature('RECIPE', 'fit').items()}
     out = {}
-    for part in (data, learner, info.keys, fit, look): out |= {k:v for k,v in part.items() if k not in out}
+    for part in (data, learner, info.keys, fit, look): out |= {k:v for k,v in part.items() if k not in out and (part is info.keys or k not in info.keys)}
     return out
 
 def live_info(
