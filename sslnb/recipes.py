@@ -51,7 +51,7 @@ def _find(name): # file and node of a class, function or constant at the top of 
             if getattr(o, 'name', None)==name or isinstance(o, ast.Assign) and ast.unparse(o.targets[0])==name: return f,o
     raise LookupError(f'{name} is defined nowhere in {package}')
 
-# %% ../nbs/80_recipes.ipynb #5e482c4f
+# %% ../nbs/80_recipes.ipynb #cfc2ab74
 def _init(node, file): # the function that holds a class's signature, and its file
     if isinstance(node, ast.FunctionDef): return node,file
     for o in node.body:
@@ -66,6 +66,7 @@ def _delegate(fn): # the name in `@delegates(name, but=[...])`, and what is left
         if isinstance(d, ast.Call) and ast.unparse(d.func)=='delegates':
             return ast.unparse(d.args[0]), next((_value(k.value) for k in d.keywords if k.arg=='but'), [])
 
+@lru_cache
 def signature(
     name:str, # a class, function or dict of our modules
     part:str='' # what to note as its place
