@@ -1,5 +1,6 @@
 """Files as the code of relational reasoning saves them, written here in plain torch: recognised, loaded, looked through, gone on with; and files that are broken or of somebody else."""
 import numpy as np, pytest, torch
+from PIL import Image
 from torch import nn
 from fastai.callback.core import Callback
 from sslnb.backbones.create import create_backbone
@@ -120,16 +121,15 @@ def test_a_name_that_says_nothing(tmp_path, capsys):
 
 def test_commands(tmp_path, capsys):
     from sslnb.cli import main
-    bb, _, path = file('relationnet', 'resnet34', tmp_path/'relationnet_slim_resnet34_seed_1_epoch_300.tar')
-    images = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3)).astype(np.uint8)
-    from PIL import Image
+    file('relationnet', 'conv4', path := tmp_path/'relationnet_cifar10_conv4_seed_1_epoch_200.tar')
+    images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype(np.uint8)
     for i, a in enumerate(images):
         d = tmp_path/'photos'/'ab'[i % 2]; d.mkdir(parents=True, exist_ok=True); Image.fromarray(a).save(d/f'{i:02d}.png')
-    run = lambda *a: (main([*map(str, a)]), capsys.readouterr())
     for words in (('features', path, '--data', tmp_path/'photos', '--out', tmp_path/'f.npz'), ('cluster', path, '--data', tmp_path/'photos', '--k', 2, '--out', tmp_path/'groups'),
-                  ('evaluate', path, '--data', tmp_path/'photos', '--tasks', 'knn'), ('export', path, '--out', tmp_path/'b.safetensors')):
-        rc, said = run(*words)
-        assert rc == 0, (words, said)
+                  ('evaluate', path, '--data', tmp_path/'photos', '--protocol', 'knn')):
+        assert main([*map(str, words)]) == 0, (words, capsys.readouterr())
+    bb, _, path = file('relationnet', 'resnet34', tmp_path/'relationnet_slim_resnet34_seed_1_epoch_300.tar')
+    assert main(['export', str(path), '--out', str(tmp_path/'b.safetensors')]) == 0, capsys.readouterr()
     again = load_backbone(tmp_path/'b.safetensors')
     assert (again.meta['size'], again.meta['data'], again.meta['epochs']) == (64, 'slim', 300)
     same(again.eval(), bb)
