@@ -14,11 +14,11 @@ from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastai.callback.core import Callback
 
-# %% ../nbs/84_all.ipynb #344401ce
+# %% ../nbs/84_all.ipynb #744c050b
 _ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.pipeline
 augment.single views data.loader backbones.small backbones.resnet backbones.exit_families backbones.exits backbones.create heads exit_heads
-measures memory sinkhorn kmeans bank prototypes mutual_information contrast learner passes pseudo_labels offline callback.distributed callback.precision
-callback.health callback.checkpoint fit evaluate.features evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses
+measures memory sinkhorn kmeans bank prototypes mutual_information contrast learner pseudo_labels offline callback.distributed callback.precision
+callback.health callback.checkpoint fit extract evaluate.features evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses
 evaluate.pictures evaluate.classes evaluate.prototypes evaluate.report evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune
 testing recipes rules swav_layouts selfcon_layouts pretrained pretrain plan export networks embed formats clustering scores classifier
 compare'''.split()

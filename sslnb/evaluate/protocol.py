@@ -20,7 +20,7 @@ from ..augment.pipeline import Augment, clean
 from ..views import Views
 from ..learner import SSLLearner, SSLMethod, ssl_learner
 from ..fit import RECIPE # also gives the Learner its verb
-from .features import clean_pass
+from ..extract import clean_pass
 
 # %% ../../nbs/77_evaluate.protocol.ipynb #34e09022
 class StaysInEval(nn.Module):

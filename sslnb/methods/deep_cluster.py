@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DeepClusterHead', 'DeepCluster']
 
-# %% ../../nbs/58_methods.deep_cluster.ipynb #0b710995
+# %% ../../nbs/58_methods.deep_cluster.ipynb #084dd072
 import math
 import torch
 from torch import nn, Tensor
@@ -14,12 +14,11 @@ from ..core import bare, rng
 from ..distributed import rank, world_size
 from ..heads import mlp
 from ..learner import SSLMethod
-from ..passes import all_features
 from ..prototypes import prototypes_for
-from ..pseudo_labels import balanced_order, cluster_labels, cluster_weights, weighted_loss, whiten, wrapped_pixels
+from ..pseudo_labels import all_features, balanced_order, cluster_labels, cluster_weights, weighted_loss, whiten, wrapped_pixels
 from ..views import k_views
 
-# %% ../../nbs/58_methods.deep_cluster.ipynb #e5a8ab4c
+# %% ../../nbs/58_methods.deep_cluster.ipynb #44e25b7b
 class DeepClusterHead(nn.Module):
     "Classifier of the clusters, with the label of each image and the weight of each cluster for the epoch."
     def __init__(self,
@@ -65,10 +64,15 @@ class DeepCluster(SSLMethod):
     def head(self, n_in): return DeepClusterHead(n_in, self.n, self.n_clusters, self.hidden)
     @property
     def _head(self): return bare(self.learn.model).head
-    def _crop(self, x, k): return self.learn.views(x, seed=self.dls.seed, step=bare(self.learn.model).epoch, tag=f'cluster{k}')[0]
+    def _crops(self): # one of each image, for the clusters of an epoch
+        a,drawn = self.learn.views.augs[0],{}
+        def prepare(x, i):
+            if not drawn: drawn.update(a.draw(self.n, *x.shape[2:], rng(self.dls.seed, bare(self.learn.model).epoch, 'cluster')))
+            return a(x, {k:v[i] for k,v in drawn.items()})
+        return prepare
     def epoch_start(self):
-        ds,seed,e = self.dls.train.ds,self.dls.seed,bare(self.learn.model).epoch
-        z = all_features(self.learn, ds, self._crop if self.wrapped else None)
+        seed,e = self.dls.seed,bare(self.learn.model).epoch
+        z = all_features(self.learn, self._crops() if self.wrapped else None)
         if not z.isfinite().all(): raise FloatingPointError('the features hold NaN or infinity, so there are no clusters: the training broke down; lower lr')
         y = cluster_labels(whiten(z), self.n_clusters, rng(seed, e, 'kmeans').initial_seed(), self.restarts, self.iters)
         self._head.renew(y, rng(seed, e, 'classifier'))

@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['class_loss', 'Supervised']
 
-# %% ../../nbs/61_methods.supervised.ipynb #0363071f
+# %% ../../nbs/61_methods.supervised.ipynb #94907530
 import math
+import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 from fastcore.basics import store_attr
 from ..core import bare
 from ..distributed import all_sum, world_size
-from ..passes import all_features
+from ..extract import over_images
 from ..views import k_views
 from ..learner import SSLMethod
 
-# %% ../../nbs/61_methods.supervised.ipynb #4400e1d1
+# %% ../../nbs/61_methods.supervised.ipynb #7e5c19df
 def class_loss(
     z:Tensor, # (B,C) scores of this process's rows
     y:Tensor, # (B,) labels, -1 = none
@@ -43,8 +44,11 @@ class Supervised(SSLMethod):
     def trivial(self): return math.log(self.n_classes)
     def accuracy(self)->float: # 0 to 1; None without labelled test images
         "Share of the test images that are recognised."
-        ds,head = self.dls.valid.ds,bare(self.learn.model).head
-        got,y = head(all_features(self.learn, ds)).argmax(1).cpu(),ds.labels
-        return (got==y)[y>=0].float().mean().item() if (y>=0).any() else None
+        m,ds = bare(self.learn.model),self.dls.valid.ds
+        if not (ds.labels>=0).any(): return None
+        y = ds.labels.to(next(m.parameters()).device)
+        seen = lambda x,i: torch.stack([(m([x], {})['out'][0].argmax(1)==y[i])&(y[i]>=0), y[i]>=0], 1)
+        right,n = all_sum(over_images(self.learn, ds, seen).sum(0).float()).tolist()
+        return right/n
     def before_fit(self): self.row = {}
     def before_validate(self): self.row = dict(top1=self.accuracy())
