@@ -18,7 +18,7 @@ from ..prototypes import prototypes_for
 from ..pseudo_labels import all_features, balanced_order, cluster_labels, cluster_weights, weighted_loss, whiten, wrapped_pixels
 from ..views import k_views
 
-# %% ../../nbs/58_methods.deep_cluster.ipynb #44e25b7b
+# %% ../../nbs/58_methods.deep_cluster.ipynb #0abf9d2d
 class DeepClusterHead(nn.Module):
     "Classifier of the clusters, with the label of each image and the weight of each cluster for the epoch."
     def __init__(self,
@@ -46,17 +46,18 @@ class DeepCluster(SSLMethod):
     "DeepCluster (https://arxiv.org/abs/1807.05520): k-means on the features of all images, whose clusters are the classes of an epoch."
     views,view_settings = k_views,dict(k=1, scale=None, pad=None, jitter=None, grey=0.)
     recipe = dict(opt='adam', lr=1e-3, lr_rule='none', wd=0., warmup=0, final_lr=None, epochs=200, bs=128)
-    tiny,tiny_views = dict(clusters=12, hidden=64),dict(flip=0.)
+    tiny,tiny_views = dict(clusters=25, hidden=64, every=8),dict(flip=0., scale=(.8,1.), ratio=(.9,1.1))
     def __init__(self,
         clusters:int|None=None, # number of clusters; by default ten for each class, one for a hundred images where there are no classes
         hidden:int=256, # width of the classifier's hidden layer
         restarts:int=5, # starts of k-means
         iters:int=30, # rounds of each
+        every:int=1, # epochs that labels are kept; more where an epoch has only few steps
         balanced:bool=False, # an epoch has the same number of images from each cluster
         wrapped:bool=False # official behaviour: cluster one random crop of each image, and train on 8-bit images that wrapped around
     ):
         store_attr()
-        if min(restarts, iters)<1: raise ValueError(f'restarts={restarts}, iters={iters}; expected at least 1 of each, such as 5 and 30')
+        if min(restarts, iters, every)<1: raise ValueError(f'restarts={restarts}, iters={iters}, every={every}; expected at least 1 of each, such as 5, 30 and 1')
     def setup(self, dls, backbone):
         self.n,by_class = dls.n,min(10*(dls.n_classes or 0), dls.n)
         self.n_clusters = self.clusters or by_class or prototypes_for(dls.n)
@@ -72,6 +73,7 @@ class DeepCluster(SSLMethod):
         return prepare
     def epoch_start(self):
         seed,e = self.dls.seed,bare(self.learn.model).epoch
+        if e%self.every and (self._head.labels>=0).all(): return
         z = all_features(self.learn, self._crops() if self.wrapped else None)
         if not z.isfinite().all(): raise FloatingPointError('the features hold NaN or infinity, so there are no clusters: the training broke down; lower lr')
         y = cluster_labels(whiten(z), self.n_clusters, rng(seed, e, 'kmeans').initial_seed(), self.restarts, self.iters)
