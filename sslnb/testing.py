@@ -114,7 +114,7 @@ def check_processes(cls, kw, steps=5, eps=1e-7):
         assert r[3], 'the two processes do not hold the same state'
         for k,v in sd.items(): assert abs(r[2][k].astype('float64')-v).max()<1e-5*max(1,abs(v).max()), f'{k} differs between two processes and one'
 
-# %% ../nbs/78_testing.ipynb #f9379b76
+# %% ../nbs/78_testing.ipynb #a7649c67
 def _first_loss(learn):
     xb = next(iter(learn.dls.train)); learn._split(xb); learn.model.train()
     getattr(learn.method, 'before_batch', lambda: None)()
@@ -124,9 +124,9 @@ def check_precision(cls, kw):
     "bf16 gives the loss of fp32 but for rounding."
     a,b = _tiny(cls, kw),_tiny(cls, kw)
     b.model.amp = torch.bfloat16
+    for l in (a,b): l.method.epoch_start()
     seen = []
     next(m for m in b.model.backbone.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_hook(lambda m,i,o: seen.append(o.dtype))
-    for l in (a,b): l.method.epoch_start()
     x,y = _first_loss(a),_first_loss(b)
     assert seen[0]==torch.bfloat16, f'the backbone ran in {seen[0]}'
     assert y.dtype in (torch.float32,torch.float64), f'the loss came out in {y.dtype}'
