@@ -54,7 +54,7 @@ def classifier_scores(
     return dict(loss=loss/n, top1=top1/n, top5=top5/n if k>5 else None, images=int(n))
 
 # %% ../nbs/82i_classifier.ipynb #807fa6a1
-_PAPER = dict(relational=dict(bs=128, epochs=100, middle=1.))                       # what goes with `like` beside the optimiser; the whole test image
+_PAPER = dict.fromkeys(('relational','relational_official'), dict(bs=128, epochs=100, middle=1.))       # what goes with `like` beside the optimiser; the whole test image
 
 def _about(source, net): # what the network is, for tables: from its run, else from its file
     run = Path(str(source)).expanduser()
@@ -79,6 +79,10 @@ def _begin(s, base, out, resume): # the folder, made or found
     if path.exists() and (not path.is_dir() or any(path.iterdir())): raise FileExistsError(f'{path} is not empty; go on with it (--resume), or give another folder (--out)')
     save_recipe(s, path/'classifier.yml')
     return path
+
+def _forget(path): # take back a folder that nothing but its settings is in
+    (path/'classifier.yml').unlink(); path.rmdir()
+    if path.parent==Path('runs') and not any(path.parent.iterdir()): path.parent.rmdir()
 
 def _settings(path): # of a classifier's folder
     if not (Path(path)/'classifier.yml').is_file(): raise FileNotFoundError(f"{path} is no classifier: it has no classifier.yml; expected a folder of the second stage (sslnb linear {path if (Path(path)/'recipe.yml').is_file() else 'SOURCE'})")
@@ -122,7 +126,7 @@ def train_classifier(
     if (path/'scores.json').exists(): return Classifier(path, _settings(path), {k:int(v) if k=='images' else v for k,v in json.loads((path/'scores.json').read_text()).items()})
     try: return _train(s, path, net:=open_backbone(s['source'], data=s['data'], **kwargs), paper.get('middle'), progress)
     except Exception:
-        if is_main() and {p.name for p in path.iterdir()}=={'classifier.yml'}: (path/'classifier.yml').unlink(); path.rmdir()           # it came to nothing
+        if is_main() and {p.name for p in path.iterdir()}=={'classifier.yml'}: _forget(path)          # it came to nothing
         raise
 
 def _train(s, path, net, middle, progress):

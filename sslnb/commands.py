@@ -101,7 +101,7 @@ def evaluate_(argv):
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
     p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01; for linear and finetune also a file with a list of images [all]')
     p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear: 100, finetune: 20]')
-    p.add_argument('--like', choices=('self_classifier','swav','swav_steps','swav_1pct','swav_10pct'), help='whose settings they train by; the last two are for finetune [finetune: by the share of labels]')
+    p.add_argument('--like', choices=('self_classifier','swav','swav_steps','relational','swav_1pct','swav_10pct','relational_official'), help='whose settings they train by; the last three are for finetune, relational for both [finetune: by the share of labels]')
     p.add_argument('--opt', choices=('larc','sgd'), help='of the linear protocol: larc as published for ImageNet, or sgd, which moves within few steps [sgd below 10,000 steps]')
     p.add_argument('--gallery', choices=('train','test'), default='train', help='of retrieval: what test images search, the training images or the other test images [train]')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of draws and k-means [0]')

@@ -28,10 +28,12 @@ class ContrastHead(nn.Module):
     def forward(self, features, batch=None): # lists, one entry a view: `z` (B,n_out), and `exits` with one such tensor for each exit
         outs,exits = zip(*(_parts(f, len(self.sub_heads)) for f in features))
         ns = [len(o) for o in outs]
-        go = lambda h,xs: F.normalize(h(torch.cat(xs)).float(), dim=1).split(ns)
+        go = lambda h,xs: F.normalize(_full(h(torch.cat(xs))), dim=1).split(ns)
         z = go(self.head, outs)
         subs = [go(h, xs) for h,xs in zip(self.sub_heads, zip(*exits))]
         return dict(z=list(z), exits=[[s[v] for s in subs] for v in range(len(ns))])
+
+def _full(x): return x if x.dtype==torch.float64 else x.float()              # at least single precision
 
 def _parts(f, n): # of a backbone's output: the features, and n exits'
     out,exits = (f['out'],f.get('exits', [])) if isinstance(f, dict) else (f,[])

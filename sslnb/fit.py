@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RECIPE', 'check_recipe', 'merge_recipe', 'lr_factor', 'Schedule', 'schedule']
 
-# %% ../nbs/38_fit.ipynb #f542c15d
+# %% ../nbs/38_fit.ipynb #82315e8f
 import inspect
+import torch
 from contextlib import nullcontext
 from pathlib import Path
 from fastcore.basics import patch
@@ -20,7 +21,7 @@ from .learner import SSLLearner
 from .callback.precision import Precision, Guard, Clip
 from .callback.checkpoint import Checkpoint
 
-# %% ../nbs/38_fit.ipynb #59b30c19
+# %% ../nbs/38_fit.ipynb #c5ba677c
 RECIPE = dict(
     opt='adamw',        # optimiser: adamw, adam, sgd, lars, lars_inside, larc, or any of torch.optim
     lr=1e-3,            # highest learning rate, for a batch of 256
@@ -37,7 +38,7 @@ RECIPE = dict(
     final_lr=0.,        # what the cosine falls to, for a batch of 256; None keeps lr
     decay_at=None,      # steps in place of the cosine: epochs after which the rate falls, `[60, 80]`, or shares of the run below 1, `[.6, .8]`
     decay_by=0.1,       # what the rate is multiplied with at each of them
-    lr_each='step',     # the rate changes with every step, or with every epoch
+    lr_each='step',     # the rate changes with every step, with every epoch, or is that of the end of an epoch: 'epoch_end'
     clip=None,          # longest gradient of one parameter tensor
     epochs=100,         # passes over the training images
     precision='fp32',   # fp32, bf16 or fp16
@@ -59,7 +60,7 @@ def check_recipe(
     "The whole recipe: defaults, then `r`; a key or value that cannot be is an error."
     for k in r: choose(k, list(RECIPE)+['bs'], 'recipe key')
     r = {**RECIPE, **r}
-    choose(r['lr_rule'], ['linear','sqrt','none'], 'lr_rule'); choose(r['precision'], ['fp32','bf16','fp16'], 'precision'); choose(r['lr_each'], ['step','epoch'], 'lr_each'); choose(str(r['opt']).lower(), optimisers(), 'optimiser')
+    choose(r['lr_rule'], ['linear','sqrt','none'], 'lr_rule'); choose(r['precision'], ['fp32','bf16','fp16'], 'precision'); choose(r['lr_each'], ['step','epoch','epoch_end'], 'lr_each'); choose(str(r['opt']).lower(), optimisers(), 'optimiser')
     if isinstance(r['no_decay'], str): choose(r['no_decay'], ['name'], 'no_decay')
     for k in ('lr','wd','warmup','start_lr'):
         if not isinstance(r[k], (int,float)) or r[k]<0: raise ValueError(f'{k}={r[k]!r}; expected a number of at least 0')
@@ -91,7 +92,7 @@ def lr_factor(
     "What learning rates are multiplied with: the linear rule is https://arxiv.org/abs/1706.02677."
     return dict(linear=bs/256, sqrt=(bs/256)**0.5, none=1.)[r['lr_rule']]
 
-# %% ../nbs/38_fit.ipynb #d5af0105
+# %% ../nbs/38_fit.ipynb #5399541d
 class Schedule(Callback):
     "Set the learning rate of every step from a table."
     order,run_valid = 5,False
@@ -102,6 +103,15 @@ class Schedule(Callback):
         k = bare(self.learn.model).step-self.learn.plan['step0']
         for g in self.learn.opt.opt.param_groups: g['lr'] = self.lrs_[min(k, len(self.lrs_)-1)]*g.get('lr_scale', 1.)
 
+def _epoch_ends(r, n, f): # the curve of the whole run, as it is when an epoch ends; the warm-up climbs to it step by step
+    E,up = r['epochs'],round(min(r['warmup'], r['epochs'])*n)
+    final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
+    ends = torch.cat([warmup_cosine(E, r['lr']*f, final)[1:], torch.tensor([r['lr']*f if final is None else final], dtype=torch.float64)])
+    lrs = ends.repeat_interleave(n)
+    for at in _drops(r): lrs[round((at*E if at<1 else at)*n):] *= r['decay_by']
+    if up: lrs[:up] = torch.linspace(r['start_lr']*f, lrs[up-1], up+1, dtype=torch.float64)[:-1]
+    return lrs
+
 def schedule(
     r:dict, # whole recipe
     n:int, # steps in an epoch
@@ -109,11 +119,12 @@ def schedule(
 ): # (epochs n,) learning rates
     "The learning rates of a run."
     f,E = lr_factor(r, bs),r['epochs']
+    if r['lr_each']=='epoch_end': return _epoch_ends(r, n, f)
     k,each = (n,1) if r['lr_each']=='step' else (1,n)
     up = round(min(r['warmup'], E/2)*k)
     final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
     lrs = warmup_cosine(E*k, r['lr']*f, final, up, r['start_lr']*f, r['top_twice'])
-    for at in _drops(r): lrs[max(up, round((at*E if at<1 else at)*k)):] *= r['decay_by']
+    for at in _drops(r): lrs[max(up, int((at*E if at<1 else at)*k+1e-6)):] *= r['decay_by']
     return lrs.repeat_interleave(each)
 
 # %% ../nbs/38_fit.ipynb #bf216a45

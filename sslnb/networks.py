@@ -13,7 +13,8 @@ from torch import nn, Tensor
 from .core import bare
 from .augment.pipeline import clean
 from .backbones.create import create_backbone
-from .evaluate.features import clean_pass, extract, full_pass
+from .evaluate.features import full_pass
+from .extract import clean_pass, extract
 
 # %% ../nbs/82d_networks.ipynb #cfcc8849
 def match_channels(

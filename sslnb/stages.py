@@ -19,7 +19,7 @@ def linear_(argv):
                 ['runs/photos','runs/cifar10 --data cifar100 --out runs/transfer','runs/cifar100 --data supercifar100','runs/photos --finetune --few 1%','runs/photos --resume'], files=False)
     p.add_argument('--finetune', action='store_true', help='train the network too')
     p.add_argument('--few', type=_few, metavar='LABELS', help='training images with a label: a share such as 1%%, a number of each class, a file with a list [all]')
-    p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps; with --finetune relational, swav_1pct, swav_10pct [relational]')
+    p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps; with --finetune relational, relational_official, swav_1pct, swav_10pct [relational]')
     p.add_argument('--epochs', type=_int, metavar='INT', help='passes over the labelled images [100; with --finetune 20, relational 100]')
     bs = p._option_string_actions['--bs']
     bs.default,bs.help,p._option_string_actions['--force'].help = None,'images in a batch [256; relational 128]',argparse.SUPPRESS

@@ -16,7 +16,7 @@ from .data.loader import ssl_dls
 from .learner import SSLMethod, ssl_learner
 from .callback.knn import OnlineKNN
 from .measures import embedding_std, rankme
-from .evaluate.features import extract
+from .extract import extract
 from .augment.pipeline import clean
 from .fit import check_recipe
 

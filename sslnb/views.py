@@ -216,12 +216,11 @@ class rotations(Views):
         mean=None, # one number a channel
         std=None, # one number a channel
         scale=None, # share of the image's area that a crop covers; None: a plain crop
-        pad:int=None, # black pixels around the image for the plain crop; default an eighth of the side
+        pad:int|None=None, # black pixels around the image for the plain crop; None: an eighth of the side
         jitter=None, # strength of brightness, contrast, saturation, hue
         grey:float=0., # probability of a grey view
         **kwargs # anything `Augment` takes
     ):
-        pad = min(_pair(size))//8 if pad is None else pad
         self.aug = Augment(size, scale, pad=pad, mean=mean, std=std, jitter=jitter, grey=grey, **kwargs)
         super().__init__([self.aug], [f'{90*k} degrees' for k in range(4)])
 

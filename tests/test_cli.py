@@ -44,7 +44,7 @@ def test_lists():
     assert all(re.search(rf'^{n} +\S', sslnb('methods').stdout, re.M) for n in method_names())
     text = sslnb('recipes').stdout
     assert all(n in text for n in recipes())
-    assert sslnb('--version').stdout == 'sslnb 0.2.0\n'
+    assert sslnb('--version').stdout == f'sslnb {__import__("sslnb").__version__}\n'
 
 # errors
 

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['random_box', 'unit', 'normalise_', 'decode', 'clean', 'Augment']
 
-# %% ../../nbs/13_augment.pipeline.ipynb #a1afa63e
+# %% ../../nbs/13_augment.pipeline.ipynb #c1950a25
 import inspect, math, torch
 from torch import Tensor
 from fastcore.basics import store_attr, patch
 from .ops import *
+from .rand import draw_rand_augment, rand_augment
 from ..core import choose
 
 # %% ../../nbs/13_augment.pipeline.ipynb #3a4928fb
@@ -90,15 +91,16 @@ def _pair(size # int or (height, width)
     "One number is both sides."
     return (int(size),)*2 if isinstance(size,(int,float)) else tuple(map(int,size))
 
-# %% ../../nbs/13_augment.pipeline.ipynb #7dabebe2
+# %% ../../nbs/13_augment.pipeline.ipynb #8f46c7da
 class Augment:
     "Random views of a batch, each image with its own draw. SimCLR's recipe by default: https://arxiv.org/abs/2002.05709"
     def __init__(self,
         size, # side of a view in pixels, or (height, width)
         scale=(.2,1), # share of the image's area that a crop covers; None: a plain crop of `size` pixels, not resized
         ratio=(3/4,4/3), # width / height of a crop
-        pad:int=0, # with `scale=None`: black pixels put around the image before cropping
+        pad:int|None=0, # with `scale=None`: black pixels put around the image before cropping; None: bring the image to the size of the view, and put an eighth of that around it
         flip:float=.5, # probability of a mirror image
+        randaug:tuple|None=None, # (operations, magnitude) of RandAugment, before the crop, such as (2, 9)
         degrees:float=0., # largest rotation, to both sides
         translate:float=0., # largest shift, as a share of the view's side
         shear:float=0., # largest shear along x, in degrees
@@ -123,9 +125,11 @@ class Augment:
     ):
         store_attr()
         self.size,self.mean,self.std = _pair(size),_numbers(mean),_numbers(std)
-        self.jitter = tuple(jitter or (0,)*4)
+        self.jitter,self.fit = tuple(jitter or (0,)*4),pad is None and scale is None
+        if pad is None: self.pad = min(self.size)//8 if self.fit else 0
         self._affine = any((degrees,translate,shear)) or tuple(zoom)!=(1,1)
         choose(interpolation, kernels, 'interpolation')
+        if randaug and len(tuple(randaug))!=2: raise ValueError(f'randaug={randaug!r}; expected (operations, magnitude), such as (2, 9)')
         if len(self.jitter)!=4 or not 0<=self.jitter[3]<=.5: raise ValueError(f"jitter is {jitter}: give four strengths (brightness, contrast, saturation, hue), hue at most 0.5")
 
     def __repr__(self):
@@ -160,6 +164,7 @@ class Augment:
             (vh,vw),on = self.size, coin(self.erase)
             box = random_box(u(22), vw, vh, self.erase_scale, self.erase_ratio, strict=True)[:,[1,0,3,2]]
             p.update(erase=on, hole=box.float(), noise=(u()*2**53).long())
+        if self.randaug: p.update(draw_rand_augment(n, int(self.randaug[0]), self.randaug[1], g))
         return p
 
 # %% ../../nbs/13_augment.pipeline.ipynb #39f6ee77
@@ -167,12 +172,14 @@ class Augment:
 def _box(self:Augment, u, h, w):
     if self.scale is not None: return random_box(u, h, w, self.scale, self.ratio).float()
     (sh,sw),pad = self.size, self.pad
-    room = torch.stack([torch.as_tensor(v, dtype=u.dtype).expand(len(u)) for v in (h,w)], 1)+2*pad-u.new_tensor([sh,sw])
+    hw,side = torch.stack([torch.as_tensor(v, dtype=u.dtype).expand(len(u)) for v in (h,w)], 1),u.new_tensor([sh,sw])
+    k = (hw/side).amin(1, keepdim=True) if self.fit else 1.                      # pixels of the image to one of the view
+    room = hw/k+2*pad-side
     if room.min()<0:
-        h,w = (room[room.min(1).values.argmin()]-2*pad+u.new_tensor([sh,sw])).int().tolist()
+        h,w = hw[room.min(1).values.argmin()].int().tolist()
         raise ValueError(f"cannot cut {sh}x{sw} pixels out of {h}x{w} with pad={pad}: give a smaller `size`, more `pad`, or `scale=(1,1)` to resize")
     place = (u[:,20:]*(room+1)).floor()-pad
-    return torch.cat([place, u.new_tensor(self.size).expand(len(u),2)], 1).float()
+    return torch.cat([place*k, (side*k).expand(len(u),2)], 1).float()
 
 @patch
 @torch.no_grad()
@@ -194,7 +201,7 @@ def __call__(self:Augment,
 
 _cpu_piece,_gpu_piece = 2**19,2**27     # values a piece: about a CPU's cache, half a gigabyte on a GPU
 
-# %% ../../nbs/13_augment.pipeline.ipynb #13626a39
+# %% ../../nbs/13_augment.pipeline.ipynb #456df029
 def _drawn(x, on, f, *params):
     "`f` on the rows of `x` where `on` is true; `on` and `params` live on the CPU."
     if on.all(): return f(x, *(q.to(x.device, non_blocking=True) for q in params))
@@ -220,7 +227,10 @@ def _noise(x, on, seed):
     return out
 
 @patch
-def _apply(self:Augment, x, p): return self._colour(self._crop(unit(x), p), p)
+def _apply(self:Augment, x, p):
+    x = unit(x)
+    if 'rand_op' in p: x = rand_augment(x, p['rand_op'], p['rand_value'])
+    return self._colour(self._crop(x, p), p)
 
 @patch
 def _colour(self:Augment, x, p): # all but the crop; `x` is float and may be written to

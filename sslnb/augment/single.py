@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['resize']
 
-# %% ../../nbs/13b_augment.single.ipynb #1e869ea2
+# %% ../../nbs/13b_augment.single.ipynb #9db8f6d9
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import patch
 from .pipeline import *
+from .rand import rand_augment
 from .pipeline import _cpu_piece, _gpu_piece
 
 # %% ../../nbs/13b_augment.single.ipynb #e3baece0
@@ -24,7 +25,7 @@ def resize(
     "Resize one image with antialiasing."
     return x if tuple(x.shape[1:])==tuple(size) else F.interpolate(x[None], tuple(size), mode=mode, antialias=True, align_corners=False)[0]
 
-# %% ../../nbs/13b_augment.single.ipynb #5555a64c
+# %% ../../nbs/13b_augment.single.ipynb #4810400c
 @patch
 def boxes(self:Augment,
     p:dict, # from `draw`
@@ -46,7 +47,8 @@ def cut(self:Augment,
 )->Tensor: # (C,h,w) uint8
     "The geometric part of one image's view."
     if box is None: box = self.boxes(p, [x.shape[1:]], i)[0]
-    if self._affine or self.pad:
+    if 'rand_op' in p: x = (rand_augment(unit(x)[None], p['rand_op'][i:i+1], p['rand_value'][i:i+1])[0]*255).round_().byte()
+    if self._affine or self.pad or self.fit:
         q = {k:p[k][i:i+1] for k in _geometry if k in p}
         y = (self._crop(unit(x)[None], {**q, 'box':box[None]})[0]*255).round_().byte()
     else:

@@ -173,7 +173,7 @@ def _by_name(name): # source, maker, and the name without `timm:` before it
     if kind in ('','timm') and timm.is_model(plain): return 'timm',_timm,plain
     choose(plain, dict(sslnb=own_backbones, torchvision=models.list_models(module=models), timm=timm.list_models()).get(kind) or backbones(timm=True), f'network of {kind}' if kind else 'backbone')
 
-# %% ../../nbs/21_backbones.create.ipynb #1c109503
+# %% ../../nbs/21_backbones.create.ipynb #3d4630d4
 def create_backbone(
     name, # a name from `backbones()`, `timm:NAME` for timm's where torchvision has one too, or a module that gives (B,F)
     in_chans:int=3, # channels of the images
@@ -196,9 +196,7 @@ def create_backbone(
         model.created = dict(source=source, name=name, in_chans=in_chans, size=size, stem=stem, kw=kw)
     if stem=='small': small_stem(model)
     if source!='sslnb' or size: model.num_features = dry_run(model, in_chans, size or _usual_size(model))
-    if exits is not None:
-        add_exits(model, exits, exit_size)
-        if any(exits) and hasattr(model, 'created'): model.created['kw'] = {**model.created['kw'], 'exits':list(exits), 'exit_size':exit_size}
+    if exits is not None: add_exits(model, exits, exit_size)
     return add_maps(model) if maps else model
 
 def _usual_size(model):

@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from ..core import bare
 from ..measures import rankme, alignment, uniformity, embedding_std, cluster_usage
 
-# %% ../../nbs/34_callback.health.ipynb #44a23c51
+# %% ../../nbs/34_callback.health.ipynb #e451115e
 class Health(Callback):
     "Measures of the features after every epoch, and advice at the end of training."
     order,run_valid,columns = 65,False,('std','rankme','align','unif','used')
@@ -26,13 +26,13 @@ class Health(Callback):
         need = -(-self.rows//len(self.pred['features'][0]))
         if self.n_iter-self.iter > need: return
         fs = self.pred['features']
-        two = fs[1] if len(fs)>1 and fs[1].shape==fs[0].shape else fs[0]
+        two = fs[1] if len(fs)>1 and fs[1].shape==fs[0].shape else None
         a = self.learn.method.assign(self.pred['out'])
-        self.kept.append((fs[0].float(), two.float(), a))
+        self.kept.append((fs[0].float(), None if two is None else two.float(), a))
     def after_train(self):
         if not self.kept: return
-        a,b = (torch.cat(t)[:self.rows] for t in list(zip(*self.kept))[:2])
-        self.row = dict(std=embedding_std(a).item(), rankme=rankme(a).item(), align=alignment(a,b).item(), unif=uniformity(a).item() if len(a)>1 else 0., used=None)
+        a,b = (None if t[0] is None else torch.cat(t)[:self.rows] for t in list(zip(*self.kept))[:2])
+        self.row = dict(std=embedding_std(a).item(), rankme=rankme(a).item(), align=None if b is None else alignment(a,b).item(), unif=uniformity(a).item() if len(a)>1 else 0., used=None)
         k = self.learn.method.n_clusters
         if k and self.kept[0][2] is not None: self.row['used'] = int(cluster_usage(torch.cat([t[2] for t in self.kept]), k)['used'])
         self.kept = []
@@ -45,7 +45,7 @@ class Health(Callback):
         if self.speak and self.row and not self.learn.stopped:
             for a in self.advice(): self.learn.logger(a)
 
-# %% ../../nbs/34_callback.health.ipynb #cee7cdf6
+# %% ../../nbs/34_callback.health.ipynb #44988fec
 def advice(
     row:dict, # the last row of the panel
     loss:float|None=None, # the last loss
@@ -65,8 +65,8 @@ def advice(
         out.append(f"The loss {loss:.3f} is {'that' if near else 'above that'} of a model that has learnt nothing ({trivial:.3f}): " + _plateau(prototypes, near))
     if n_clusters and row.get('used') is not None and row['used']<n_clusters/2:
         out.append(f"Only {row['used']} of {n_clusters} clusters hold images. Use fewer clusters, a larger batch, or a queue.")
-    if row['align']>1: out.append(f"Two views of an image lie far apart (alignment {row['align']:.2f}): the network has not learnt to ignore the augmentation yet. Train longer or soften the crops.")
-    if not out: out.append(f"Healthy: features spread over {row['rankme']:.0f} directions, two views of an image lie close (alignment {row['align']:.2f})" +
+    if (row['align'] or 0)>1: out.append(f"Two views of an image lie far apart (alignment {row['align']:.2f}): the network has not learnt to ignore the augmentation yet. Train longer or soften the crops.")
+    if not out: out.append(f"Healthy: features spread over {row['rankme']:.0f} directions" + (f", two views of an image lie close (alignment {row['align']:.2f})" if row['align'] is not None else '') +
                            (f", {row['used']} of {n_clusters} clusters in use." if row.get('used') is not None else '.'))
     return out
 

@@ -11,7 +11,7 @@ from fastai.callback.core import Callback
 from ..core import bare, rng
 from ..distributed import is_main
 from ..augment.pipeline import clean
-from ..evaluate.features import extract
+from ..extract import extract
 from ..evaluate.knn import knn
 
 # %% ../../nbs/76_callback.knn.ipynb #ad7673e1

@@ -34,6 +34,7 @@ class SSLLoader:
         if drop_last and bs>len(ds): raise ValueError(f'a batch of {bs} from {len(ds)} images of {ds.name}: no batch would be full; use bs={len(ds)} or less')
         self.ds,self.bs,self.seed,self.shuffle,self.drop_last = ds,bs,seed,shuffle,drop_last
         self.epoch,self.start = 0,0      # which epoch comes next, and at which batch it starts
+        self.rows = None                 # (N,) indices in the order of that epoch, where a method wants others than `order` gives
         self.to(device or 'cpu')
     @property
     def dataset(self): return self.ds
@@ -57,8 +58,8 @@ class SSLLoader:
         return self.images[i].to(self.device), self.labels[i].to(self.device), idx.to(self.device)
     def shares(self)->list: # of (B,) indices, one a batch, from the batch where it starts
         "This process's share of every batch."
-        order,w,k0 = self.order(self.epoch),world_size(),self.start
-        self.start,out = 0,[]
+        order,w,k0 = self.order(self.epoch) if self.rows is None else self.rows,world_size(),self.start
+        self.start,self.rows,out = 0,None,[]
         for k in range(k0, len(self)):
             idx = order[k*self.bs:(k+1)*self.bs]
             if len(idx)%w: raise ValueError(f'a batch of {len(idx)} cannot be shared by {w} processes; use a bs that is a multiple of {w}')

@@ -1,0 +1,119 @@
+"""SelfCon's training beside the official code: steps of every method, one-stage training, distillation, schedules.
+
+Where each family of README-selfcon.md is tested: con, switch in test_golden_contrast.py; net, val, x32, x64 in test_golden_selfcon_networks.py; kl, lr, acc, step here.
+"""
+import numpy as np, pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from golden_tools import T, families, fill_hash, golden
+from test_golden_selfcon_networks import Official
+from sslnb.backbones.create import create_backbone
+from sslnb.exit_heads import ContrastHead
+from sslnb.fit import check_recipe, schedule
+from sslnb.learner import SSLModel
+from sslnb.methods.one_stage import OneStage, OneStageHead, distillation
+from sslnb.methods.self_con import SelfCon
+from sslnb.methods.sup_con import Con, SupCon
+from sslnb.measures import top_hits
+
+D = golden('selfcon')
+S0 = int(D['meta/fill_seed'])
+LR, MOMENTUM, WD = D['step/lr_mom_wd'].tolist()
+X, X2, Y = T(D['step/x']), T(D['step/x2']), T(D['step/labels'])
+batch = dict(y=Y)
+
+
+def close(a, b, tol): assert abs(a-b) <= tol*abs(b), (a, b)
+
+
+@pytest.mark.parametrize('case', families(D, 'kl'))
+def test_distillation(case):
+    d = {k.split('/')[2]: v for k, v in D.items() if k.startswith(f'kl/{case}/')}
+    s = T(d['student']).requires_grad_()
+    loss = distillation(s, T(d['teacher']), float(d['T'])); loss.backward()
+    close(loss.item(), float(d['loss']), 1e-5)
+    np.testing.assert_allclose(s.grad.numpy(), d['grad'], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('case', families(D, 'lr'))
+def test_schedule(case):
+    (lr, decay, epochs, cosine, warm, n), want = D[f'lr/{case}/config'].tolist(), D[f'lr/{case}/lr']
+    curve = dict(final_lr=lr*decay**3) if cosine else dict(decay_at=D[f'lr/{case}/decay_epochs'].tolist(), decay_by=decay)
+    r = check_recipe(dict(lr=lr, lr_rule='none', epochs=int(epochs), lr_each='epoch_end', warmup=10 if warm else 0, start_lr=.01 if warm else 0., **curve))
+    got = schedule(r, int(n), 256).view(int(epochs), int(n)).numpy()
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+    if warm: np.testing.assert_allclose(got[10, 0] if epochs > 10 and not cosine else float(D[f'lr/{case}/warmup_to']), float(D[f'lr/{case}/warmup_to']), rtol=1e-9)
+
+
+def test_accuracy():
+    got = top_hits(T(D['acc/logits']), T(D['acc/targets']), (1, 5))/len(D['acc/targets'])*100
+    np.testing.assert_allclose(got.numpy(), D['acc/top1_top5'], atol=1e-9)
+
+
+def resnet(exits): return create_backbone('resnet18', size=8, stem='small', exits=[False, True, False] if exits else None)
+
+
+def steps(model, loss, wants, params=None, wd=WD):
+    "Three steps of SGD; the loss before each is the official one."
+    opt = torch.optim.SGD([p for p in params or model.parameters() if p.requires_grad], LR, MOMENTUM, weight_decay=wd)
+    for want in wants:
+        l = loss()
+        close(l.item(), want, 5e-3)
+        opt.zero_grad(); l.backward(); opt.step()
+
+
+CASES = dict(selfcon=(SelfCon, [X], True), selfcon_m=(SelfCon, [X, X2], True), supcon=(SupCon, [X, X2], False), simclr=(Con, [X, X2], False), supcon_s=(SupCon, [X], False))
+
+@pytest.mark.parametrize('case', [c for c in families(D, 'step') if c in CASES])
+def test_contrastive_steps(case):
+    cls, views, exits = CASES[case]
+    bb = resnet(exits)
+    model = SSLModel(bb, ContrastHead(bb.num_features, int(exits)))
+    fill_hash(Official(model), S0, var_lo=2.)
+    method = cls(temp=.1)
+    steps(model.train(), lambda: method.loss(model(views, batch)['out'], batch), D[f'step/{case}/loss'])
+
+
+@pytest.mark.parametrize('case', [c for c in families(D, 'step') if c.startswith('linear')])
+def test_linear_steps(case):
+    bb = resnet(True)
+    model = SSLModel(bb, ContrastHead(bb.num_features, 1))
+    fill_hash(Official(model), S0, var_lo=2.)
+    with torch.no_grad(): f = bb.eval()(X)
+    f = f['exits'][-1] if case.endswith('sub') else f['out']
+    clf = fill_hash(nn.Linear(bb.num_features, 10), S0+1, var_lo=2.)
+    acc = []
+    def loss():
+        z = clf(f); acc.append(top_hits(z, Y, (1,)).item()/len(Y)*100)
+        return F.cross_entropy(z, Y)
+    steps(clf, loss, D[f'step/{case}/loss'], wd=0.)
+    assert acc == D[f'step/{case}/acc'].tolist()
+
+
+class OneStageOfficial(nn.Module):
+    "One-stage models in the official order, for the fill; there the exit has a classifier even where no loss looks at it."
+    order = ['classifiers.exits', 'classifiers.main', 'feat_fc', 'f_fc']
+    def __init__(self, m): super().__init__(); self.m = [m]
+    def state_dict(self):
+        main = self.m[0].head.classifiers.main
+        own = {'classifiers.exits.0.weight': main.weight, 'classifiers.exits.0.bias': main.bias, **self.m[0].head.state_dict()}
+        bb = {k: v for k, v in Official(SSLModel(self.m[0].backbone, nn.Identity())).state_dict().items()}
+        return {**bb, **{'head.'+k: own[k] for p in self.order for k in own if k.startswith(p)}}
+    def load_state_dict(self, sd):
+        Official(SSLModel(self.m[0].backbone, nn.Identity())).load_state_dict({k: v for k, v in sd.items() if not k.startswith('head.')})
+        self.m[0].head.load_state_dict({k[5:]: v for k, v in sd.items() if k.startswith('head.')}, strict=False)
+
+
+@pytest.mark.parametrize('case', [c for c in families(D, 'step') if c.startswith('onestage')])
+def test_one_stage_steps(case):
+    method = OneStage(case.removeprefix('onestage_'))
+    bb = resnet(True)
+    model = SSLModel(bb, OneStageHead(bb.num_features, 10, 1, 128*(method.weights[2] > 0)))
+    fill_hash(OneStageOfficial(model), S0, var_lo=2.)
+    acc = []
+    def loss():
+        out = model([X], batch)['out']
+        acc.append(top_hits(out['logits'][0], Y, (1,)).item()/len(Y)*100)
+        return method.loss(out, batch)
+    steps(model.train(), loss, D[f'step/{case}/loss'])
+    assert acc == D[f'step/{case}/acc'].tolist()
