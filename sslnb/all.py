@@ -20,7 +20,7 @@ augment.pipeline augment.single views data.loader data.supports backbones.small 
 backbones.exits backbones.create heads paws_heads exit_heads measures memory sinkhorn kmeans bank prototypes mutual_information contrast
 soft_neighbours learner pseudo_labels offline callback.distributed callback.precision callback.health callback.checkpoint fit extract
 evaluate.features evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses evaluate.pictures evaluate.classes evaluate.prototypes
-evaluate.report evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune evaluate.exits testing recipes rules swav_layouts
+evaluate.report evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune evaluate.supports evaluate.exits testing recipes rules swav_layouts
 selfcon_layouts relational_layouts paws_layouts pretrained pretrain plan export networks embed formats clustering scores classifier compare'''.split()
 
 def _names():
