@@ -17,7 +17,7 @@ from fastai.callback.core import Callback
 # %% ../nbs/84_all.ipynb #b35981f2
 _ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.pipeline
 augment.single views data.loader backbones.small backbones.resnet backbones.exit_families backbones.exits backbones.create heads exit_heads
-measures memory sinkhorn kmeans bank prototypes mutual_information contrast learner offline callback.distributed callback.precision
+measures memory sinkhorn kmeans bank prototypes mutual_information contrast relation learner offline callback.distributed callback.precision
 callback.health callback.checkpoint fit evaluate.features evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses
 evaluate.pictures evaluate.classes evaluate.prototypes evaluate.report evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune
 testing recipes rules swav_layouts selfcon_layouts pretrained pretrain plan export networks embed formats clustering scores classifier
