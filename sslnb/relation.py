@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AGGREGATIONS', 'relation_pairs', 'focal_loss', 'pair_moments', 'RelationHead', 'pair_accuracy']
 
-# %% ../nbs/48_relation.ipynb #7e7463a1
+# %% ../nbs/48_relation.ipynb #ca0fd168
+from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -13,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from .core import choose
 from .distributed import all_mean, gather, rank, world_size
 
-# %% ../nbs/48_relation.ipynb #7786a90a
+# %% ../nbs/48_relation.ipynb #ecbd6073
+@lru_cache(4)
 def _partners(K, B, device=None): # for every view i but the last: rows (j,2,B) of the views j>i that its images are paired with, the same image and another
     b,out,p = torch.arange(B, device=device),[],0
     for i in range(K-1):

@@ -10,9 +10,10 @@ from golden_tools import T, families, fill_hash, golden
 from sslnb.backbones.create import create_backbone
 from sslnb.data.sets import ImageSet
 from sslnb.evaluate.protocol import top_accuracy
-from sslnb.fit import check_recipe, schedule
+from sslnb.fit import RECIPE, check_recipe, schedule
 from sslnb.learner import SSLModel
 from sslnb.methods.relation_net import RelationNet
+from sslnb.recipes import load_recipe
 from sslnb.relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy, relation_pairs
 from sslnb.views import k_views
 
@@ -73,6 +74,13 @@ def test_three_steps(agg):
         close(loss, want, 1e-5 if n==0 else 2e-3)
         assert abs(100*pair_accuracy(s).item()-score) < (.01 if n==0 else 200.1/s.numel())      # after a step, pairs at the edge may fall to the other side
         assert m.right[-1]==pair_accuracy(s)
+
+
+def test_the_short_script_as_a_recipe():
+    r = load_recipe('relation_net/essential')
+    assert [r[k] for k in ('bs','k','bce','opt','lr','wd','epochs','scale','jitter')]==[64, 4, True, 'adam', 1e-3, 0, 10, (.08,1.), (.8,.8,.8,.2)]
+    fit = check_recipe({k:v for k,v in r.items() if k in RECIPE})
+    assert schedule(fit, 7, r['bs']).tolist()==pytest.approx([1e-3]*70)
 
 
 def test_steps_of_the_rate():

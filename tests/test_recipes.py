@@ -29,7 +29,7 @@ OFFLINE = {n: (4096, 4.8, .3, .0048) for n in ('400ep', '400ep_2x224', '800ep')}
 GROUPS = dict(self_classifier=V2, self_classifier_v1=V1, swav=SWAV, deepcluster_v2=OFFLINE, sela_v2={n: r for n, r in OFFLINE.items() if n != '800ep'},
               self_con=dict(cifar100=(1024, .5, .01, .0005), imagenet=(2048, .25, .01, .00025)), sup_con=dict(cifar100=(1024, .5, .01, .0005)), one_stage=dict(cifar100=(1024, .8, .01, .0008)))
 RATES = {f'{g}/{n}': r for g, rs in GROUPS.items() for n, r in rs.items()}
-OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'])      # not from the authors
+OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'])      # not from the authors, or (relation_net) looked at in test_golden_relational.py
 
 # files
 

@@ -14,7 +14,7 @@ from ..learner import SSLMethod
 from ..relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy
 from ..views import k_views
 
-# %% ../../nbs/56_methods.relation_net.ipynb #e9b36d51
+# %% ../../nbs/56_methods.relation_net.ipynb #655ff395
 class RelationNet(SSLMethod):
     "Relational reasoning (https://arxiv.org/abs/2006.05849): are two views of the same image?"
     views = k_views
@@ -31,6 +31,7 @@ class RelationNet(SSLMethod):
         batch_local:bool=False # other images from one process's batch alone, as in the official code
     ):
         store_attr()
+        self.right = []                          # share of pairs that were judged rightly, one a step of the epoch
         choose(aggregation, AGGREGATIONS, 'aggregation')
         if not gamma>=0: raise ValueError(f'gamma={gamma}; expected a number of at least 0')
         if alpha is not None and not 0<alpha<1: raise ValueError(f'alpha={alpha}; expected a number between 0 and 1, or None')
@@ -45,6 +46,5 @@ class RelationNet(SSLMethod):
         self.right.append(pair_accuracy(scores.detach()))
         return self._loss(scores)
     def trivial(self): return min(self._loss(torch.full((1,2,1), s/20, dtype=torch.float64)).item() for s in range(-200, 201))      # the best of all constant scores
-    right = []
     def before_train(self): self.right = []
     def after_train(self): self.row = dict(pairs=all_mean(torch.stack(self.right).mean()).item()) if self.right else {}
