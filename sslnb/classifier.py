@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Classifier', 'classifier_scores', 'train_classifier', 'test_classifier']
 
-# %% ../nbs/82i_classifier.ipynb #37d7e97f
+# %% ../nbs/82i_classifier.ipynb #8e8cd784
 import json, yaml
 from dataclasses import dataclass
 from pathlib import Path
 import torch
+from torch import nn
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from .core import bare, whole_file
@@ -25,7 +26,7 @@ from .learner import SSLLearner
 from .networks import open_backbone
 from .embed import _sets
 from .pretrain import _meet, _rank
-from .pretrained import load_linear
+from .pretrained import load_linear, load_official
 from .recipes import load_recipe, normal
 from .runs import _free, save_recipe
 from .scores import _given, _trained
@@ -143,7 +144,7 @@ def _train(s, path, net, middle, progress):
     if is_main(): _keep(spy.learn, net, whole, path, scores)
     return Classifier(path, whole, scores)
 
-# %% ../nbs/82i_classifier.ipynb #50df92da
+# %% ../nbs/82i_classifier.ipynb #a87bec46
 def _known(b, classes, run, data): # test images with the class numbers of the classifier
     if not b.labelled: raise ValueError(f'{b.name} has no labels to test with; give labelled images (--data)')
     if (new:=[b.classes[i] for i in b.labels.unique().tolist() if i>=0 and b.classes[i] not in classes]):
@@ -151,18 +152,30 @@ def _known(b, classes, run, data): # test images with the class numbers of the c
     number = torch.tensor([classes.index(c) if c in classes else -1 for c in b.classes])
     return b.with_labels(torch.where(b.labels<0, -1, number[b.labels.clamp_min(0)]), classes)
 
+def _folder(path, data): # network, classifier, test images, whose settings
+    s = _settings(path)
+    if not (path/'classifier.safetensors').exists(): raise FileNotFoundError(f'{path} is unfinished: it has no classifier yet; go on with it (sslnb linear ... --resume)')
+    where = data if data is not None else s['data'] if s['data'] is not None else s['trained_on']
+    return open_backbone(path/'backbone.safetensors'), load_linear(path/'classifier.safetensors'), _known(image_sets(where)[1], list(s['classes']), path, where), s['like']
+
+def _file(path, data): # the same of what somebody else trained; it has numbers of classes, and no names
+    head = load_official(path).head
+    if not isinstance(head, nn.Linear): raise ValueError(f'{path} holds no linear classifier; train one: sslnb linear {path} --data IMAGES')
+    if data is None: raise ValueError(f'{path} does not say which images its classifier is for; give them (--data)')
+    b = image_sets(data)[1]
+    if not b.labelled or len(b.classes)!=head.out_features: raise ValueError(f"{path} tells {head.out_features} classes apart, and {b.name} has {len(b.classes) if b.labelled else 'no labels'}; give images of its classes, in the order that it was trained with")
+    return open_backbone(path), head, b, 'relational'
+
 def test_classifier(
-    run, # folder of a classifier
-    data=None, # test images, with labels: a folder, the name of a data set; None: what it was trained on
+    run, # folder of a classifier, or a released file with one
+    data=None, # test images, with labels: a folder, the name of a data set; None: what it was trained on, where it is a folder
     bs:int=256 # images at a time
 )->dict: # `loss` (nats), `top1`, `top5` (0..1), `images`
     "Loss and accuracy of a classifier on the test part of some images."
-    path,s = Path(run),_settings(run)
-    if not (path/'classifier.safetensors').exists(): raise FileNotFoundError(f'{path} is unfinished: it has no classifier yet; go on with it (sslnb linear ... --resume)')
-    net,head = open_backbone(path/'backbone.safetensors'),load_linear(path/'classifier.safetensors')
-    where = data if data is not None else s['data'] if s['data'] is not None else s['trained_on']
-    b = _whole(_known(image_sets(where)[1], list(s['classes']), run, where), net, s['like'])
+    path = Path(run)
+    net,head,b,like = (_file if path.is_file() else _folder)(path, data)
+    b = _whole(b, net, like)
     if b.channels!=net.in_chans: raise ValueError(f'{b.name} has {b.channels} channels and the network takes {net.in_chans}; give images such as it was trained on')
     learn = linear_learner(net.backbone, ssl_dls((b,b), mean=list(net.mean), std=list(net.std)), size=net.size)
     learn.model.head.load_state_dict(head.state_dict())
-    return classifier_scores(learn, _PAPER.get(s['like'], {}).get('middle'), bs)
+    return classifier_scores(learn, _PAPER.get(like, {}).get('middle'), bs)

@@ -10,7 +10,7 @@ import argparse
 from .cli import Parser, _Format
 from .commands import _int, _parser, _read, _share
 
-# %% ../nbs/83d_stages.ipynb #b646e35e
+# %% ../nbs/83d_stages.ipynb #2c94f189
 def _floats(s): return f"loss {s['loss']:.4f}, top-1 {100*s['top1']:.2f} %"+('' if s['top5'] is None else f", top-5 {100*s['top5']:.2f} %")+f", {s['images']} images"
 
 def linear_(argv):
@@ -41,10 +41,10 @@ def _few(w):
 
 def test_(argv):
     "sslnb test RUN"
-    p = Parser('sslnb test', formatter_class=_Format, allow_abbrev=False, description='Loss and accuracy of a classifier (a folder of sslnb linear) on test images.', usage='sslnb test RUN [--data DATA] [--bs N]',
+    p = Parser('sslnb test', formatter_class=_Format, allow_abbrev=False, description='Loss and accuracy of a classifier (a folder of sslnb linear, or a released file) on test images.', usage='sslnb test RUN [--data DATA] [--bs N]',
                epilog='examples:\n  sslnb test runs/photos-linear\n  sslnb test runs/photos-linear --data more_photos/')
-    p.add_argument('SOURCE', metavar='RUN', help='folder of a classifier')
-    p.add_argument('--data', metavar='DATA', help='images with labels: a folder, the name of a data set [what it was trained on]')
+    p.add_argument('SOURCE', metavar='RUN', help='folder of a classifier, or a released file with one')
+    p.add_argument('--data', metavar='DATA', help='images with labels: a folder, the name of a data set [what it was trained on; for a file this has to be said]')
     p.add_argument('--bs', type=_int, default=256, metavar='N', help='images at a time [256]')
     run,o = _read(p, argv)
     from sslnb.classifier import test_classifier

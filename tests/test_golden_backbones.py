@@ -10,7 +10,7 @@ from sslnb.heads import ProjectionMLP, wn_to_new, wn_to_old
 VAR = dict(conv4=0.5)      # lowest running variance of the fill; 2 for every ResNet
 close = lambda got,want,rtol=1e-3,atol=1e-4: np.testing.assert_allclose(got.detach(), want, rtol=rtol, atol=atol)
 
-@pytest.mark.parametrize('name', ['conv4','resnet8','resnet32','resnet56','resnet34'])
+@pytest.mark.parametrize('name', families(golden('relational'), 'bb'))
 def test_relational_backbones(name):
     d = golden('relational')
     m = create_backbone(name, stem='imagenet')
