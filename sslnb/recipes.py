@@ -86,7 +86,7 @@ def signature(
     if (to:=_delegate(fn)): out = {**out, **{k:v for k,v in signature(to[0], part).items() if k not in out and k not in to[1]}}
     return out
 
-# %% ../nbs/80_recipes.ipynb #63105572
+# %% ../nbs/80_recipes.ipynb #46ea6e5d
 @dataclass
 class MethodInfo:
     "What the source says of a method."
@@ -97,9 +97,16 @@ class MethodInfo:
     recipe:dict # its own training recipe
     look:dict # what it wants otherwise in its views
 
+def _assigned(o): # (name, value) of an assignment, also of several at once
+    if isinstance(o, ast.AnnAssign): return [(ast.unparse(o.target), o.value)]
+    if not isinstance(o, ast.Assign): return []
+    every = lambda t,v: zip(t.elts, v.elts) if isinstance(t, ast.Tuple) and isinstance(v, ast.Tuple) else [(t, v)]
+    return [(ast.unparse(k), v) for t in o.targets for k,v in every(t, o.value)]
+
 def _attr(node, name, default): # a class attribute, looked for in the class and its bases
     for o in node.body:
-        if isinstance(o, (ast.Assign,ast.AnnAssign)) and ast.unparse(o.targets[0] if isinstance(o,ast.Assign) else o.target)==name: return o.value
+        for k,v in _assigned(o):
+            if k==name: return v
     for b in node.bases:
         try: found = _attr(_find(ast.unparse(b))[1], name, None)
         except LookupError: continue
@@ -202,7 +209,11 @@ def split_recipe(
     for k in ('method','views'): parts['learner'].pop(k, None)
     return parts
 
-# %% ../nbs/80_recipes.ipynb #702b5b37
+# %% ../nbs/80_recipes.ipynb #5cf8dc01
+def _views_of_its_own(method, below): # whether another method than the recipe's cannot do with the recipe's views
+    other = method and method!=below.get('method') and below.get('views')
+    return other and _bare(method) in map(_bare, method_names()) and method_info(method).views in ('k_views','rotations')
+
 def over(
     below:dict, # a recipe
     own:dict, # what is given on top of it
@@ -210,7 +221,9 @@ def over(
     still:dict={} # what will come on top: its method and views count where neither names one
 )->dict:
     "`own` on top of `below`, of which stays what still has a meaning."
-    below,flat = dict(below),{**{k:still[k] for k in ('method','views') if still.get(k)}, **below, **own}
+    below = dict(below)
+    if _views_of_its_own(own.get('method'), below) and 'views' not in own: below.pop('views')
+    flat = {**{k:still[k] for k in ('method','views') if still.get(k)}, **below, **own}
     if 'opt' in own and 'opt' in below and own['opt']!=below['opt']:
         below = {k:v for k,v in below.items() if k not in signature('RECIPE') or k in ('epochs','warmup','precision')}
     elif own.get('lr') and below.get('lr'):
