@@ -18,6 +18,7 @@ from ..core import bare, choose
 from ..distributed import all_sum, rank, world_size
 from ..augment.pipeline import Augment, clean
 from ..views import Views
+from ..measures import top_hits
 from ..learner import SSLLearner, SSLMethod, ssl_learner
 from ..fit import RECIPE # also gives the Learner its verb
 from ..extract import clean_pass
@@ -102,8 +103,7 @@ def top_accuracy(
     "Accuracy on the clean test images."
     hits = torch.zeros(len(tops)+1, dtype=torch.float64)
     for out,y in clean_logits(learn, middle, bs):
-        right = out.topk(min(max(tops), out.shape[1]), 1).indices==y[:,None]
-        hits += torch.tensor([right[:,:t].any(1).sum().item() for t in tops]+[len(y)])
+        hits += torch.cat([top_hits(out, y, tops).cpu(), torch.tensor([len(y)])])
     hits = all_sum(hits.float().to(next(learn.model.parameters()).device)).tolist()             # counts up to 2**24 are exact
     return {t: h/hits[-1] for t,h in zip(tops, hits)} if hits[-1] else None
 
