@@ -14,14 +14,14 @@ from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastai.callback.core import Callback
 
-# %% ../nbs/84_all.ipynb #0fe9e3b7
+# %% ../nbs/84_all.ipynb #94851f48
 _ROOMS = '''core distributed optim data.images data.workers data.sets data.files data.subsets data.objects data.lists data.sources augment.rand
 augment.pipeline augment.single views data.loader data.supports backbones.small backbones.resnet backbones.wide backbones.exit_families
 backbones.exits backbones.create heads paws_heads exit_heads measures memory sinkhorn kmeans bank prototypes mutual_information contrast
-soft_neighbours learner offline callback.distributed callback.precision callback.health callback.checkpoint fit extract evaluate.features
-evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses evaluate.pictures evaluate.classes evaluate.prototypes evaluate.report
-evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune testing recipes rules swav_layouts selfcon_layouts paws_layouts
-pretrained pretrain plan export networks embed formats clustering scores classifier compare'''.split()
+soft_neighbours learner pseudo_labels offline callback.distributed callback.precision callback.health callback.checkpoint fit extract
+evaluate.features evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses evaluate.pictures evaluate.classes evaluate.prototypes
+evaluate.report evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune evaluate.exits testing recipes rules swav_layouts
+selfcon_layouts relational_layouts paws_layouts pretrained pretrain plan export networks embed formats clustering scores classifier compare'''.split()
 
 def _names():
     "Public names of every room and of every method."

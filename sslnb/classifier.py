@@ -53,8 +53,8 @@ def classifier_scores(
     loss,top1,top5,n = all_sum(total.to(next(learn.model.parameters()).device)).tolist()
     return dict(loss=loss/n, top1=top1/n, top5=top5/n if k>5 else None, images=int(n))
 
-# %% ../nbs/82i_classifier.ipynb #807fa6a1
-_PAPER = dict.fromkeys(('relational','relational_official'), dict(bs=128, epochs=100, middle=1.))       # what goes with `like` beside the optimiser; the whole test image
+# %% ../nbs/82i_classifier.ipynb #f54fce81
+_PAPER = dict.fromkeys(('relational','relational_official'), dict(bs=128, epochs=100, middle=1.)) | dict(selfcon=dict(bs=512), selfcon_imagenet=dict(bs=512, epochs=40))       # what goes with `like` beside the optimiser; the whole test image
 
 def _about(source, net): # what the network is, for tables: from its run, else from its file
     run = Path(str(source)).expanduser()
@@ -89,7 +89,7 @@ def _settings(path): # of a classifier's folder
     return normal(yaml.safe_load((Path(path)/'classifier.yml').read_text(encoding='utf-8')))
 
 def _whole(s, net, like): # images in files as large as the network sees them, in memory, where nothing is cut from them
-    return s.load(net.size) if like in _PAPER and isinstance(s, FileSet) and len(s)*s.channels*net.size**2<=4e9 else s
+    return s.load(net.size) if _PAPER.get(like, {}).get('middle')==1 and isinstance(s, FileSet) and len(s)*s.channels*net.size**2<=4e9 else s
 
 def _keep(learn, net, s, path, scores): # the files of a finished classifier
     from safetensors.torch import save_file

@@ -57,7 +57,7 @@ def _read(p, argv): # the options as keywords
     o = vars(a); _prepare()
     return o.pop('SOURCE'), {k:v for k,v in o.items() if v is not None}
 
-# %% ../nbs/83b_commands.ipynb #0d8826d1
+# %% ../nbs/83b_commands.ipynb #4abcc234
 def cluster_(argv):
     "sslnb cluster SOURCE"
     p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the network; of k-means on the features where it has none, or with --k.',
@@ -94,14 +94,16 @@ def features_(argv):
 def evaluate_(argv):
     "sslnb evaluate SOURCE"
     p = _parser('evaluate', 'Judge a network by labels: those of its own images, or of others (transfer).\nRaw pixels and the same network before training stand beside it. Writes nothing without --out.',
-                ['runs/photos','runs/photos --protocol all --out scores.json','backbone.safetensors --data flowers/ --protocol knn --labels 1%','runs/photos --protocol finetune --labels 10% --like swav_10pct','runs/cifar100 --protocol cluster --superclasses cifar100_20'])
-    p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all','finetune','retrieval'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means; all of these; finetune: the whole network, trained on the labelled images; retrieval: test images search the training images [fast]')
+                ['runs/photos','runs/photos --protocol all --out scores.json','backbone.safetensors --data flowers/ --protocol knn --labels 1%','runs/photos --protocol finetune --labels 10% --like swav_10pct','runs/cifar100 --protocol cluster --superclasses cifar100_20','runs/cifar100-selfcon --protocol exits --like selfcon'])
+    p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all','exits','finetune','retrieval'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means; all of these; exits: linear classifiers at every exit of a network that has some, and what each costs, with --like by the papers\' training; finetune: the whole network, trained on the labelled images; retrieval: test images search the training images [fast]')
     p.add_argument('--superclasses', metavar='NAME', help='coarser labels for clusters: cifar100_20; a file of lines label,superclass; or with --hierarchy entity13, entity30, living17, nonliving26 or a depth')
     p.add_argument('--hierarchy', metavar='FOLDER', help='files of BREEDS: class_hierarchy.txt and its like')
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
-    p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01; for linear and finetune also a file with a list of images [all]')
-    p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear: 100, finetune: 20]')
-    p.add_argument('--like', choices=('self_classifier','swav','swav_steps','relational','swav_1pct','swav_10pct','relational_official'), help='whose settings they train by; the last three are for finetune, relational for both [finetune: by the share of labels]')
+    p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01; for linear, exits and finetune also a file with a list of images [all]')
+    p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear, exits: 100, finetune: 20]')
+    p.add_argument('--like', metavar='NAME', help='whose settings they train by: self_classifier, swav, swav_steps, selfcon, selfcon_imagenet, relational; for finetune relational, relational_official, swav_1pct, swav_10pct [finetune: by the share of labels]')
+    p.add_argument('--together', nargs='+', metavar='EXIT', help='of exits: which ones answer together, such as 1 out [all]')
+    p.add_argument('--average', default='logits', choices=('logits','softmax'), help='of exits: what is averaged where several answer [logits]')
     p.add_argument('--opt', choices=('larc','sgd'), help='of the linear protocol: larc as published for ImageNet, or sgd, which moves within few steps [sgd below 10,000 steps]')
     p.add_argument('--gallery', choices=('train','test'), default='train', help='of retrieval: what test images search, the training images or the other test images [train]')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of draws and k-means [0]')

@@ -92,7 +92,7 @@ def lr_factor(
     "What learning rates are multiplied with: the linear rule is https://arxiv.org/abs/1706.02677."
     return dict(linear=bs/256, sqrt=(bs/256)**0.5, none=1.)[r['lr_rule']]
 
-# %% ../nbs/38_fit.ipynb #d5af0105
+# %% ../nbs/38_fit.ipynb #a14d97b6
 class Schedule(Callback):
     "Set the learning rate of every step from a table."
     order,run_valid = 5,False
@@ -124,7 +124,7 @@ def schedule(
     up = round(min(r['warmup'], E/2)*k)
     final = None if r['final_lr'] is None or r['decay_at'] is not None else r['final_lr']*f
     lrs = warmup_cosine(E*k, r['lr']*f, final, up, r['start_lr']*f, r['top_twice'])
-    for at in _drops(r): lrs[max(up, int((at*E if at<1 else at)*k+1e-6)):] *= r['decay_by']
+    for at in _drops(r): lrs[max(up, int(r['lr_each']=='epoch'), int((at*E if at<1 else at)*k+1e-6)):] *= r['decay_by']      # never the first of whole epochs
     return lrs.repeat_interleave(each)
 
 # %% ../nbs/38_fit.ipynb #bf216a45

@@ -80,7 +80,7 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #32fcf4a1
+# %% ../nbs/82d_networks.ipynb #eb88ff86
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
 def _same(a, b): # whether two names are of the same folder or data set
@@ -134,9 +134,9 @@ def _open_official(path): # what the authors of a method released
     model = load_official(path)
     bb,name = model.backbone,path.name.split('.')[0]
     made,meta = getattr(bb, 'created', {}),getattr(bb, 'meta', {})
-    n,size = made.get('in_chans') or 3,made.get('size') or 224
-    if not meta.get('mean'): print(f"{path} does not say how its images were prepared: mean and deviation are ImageNet's")
-    mean,std = (meta.get(k) or ([sum(v)/3]*n if n!=3 else v) for k,v in zip(('mean','std'), IMAGENET))
+    n,size = made.get('in_chans') or 3,meta.get('size') or made.get('size') or (32 if made.get('source')=='sslnb' else 224)
+    if not meta.get('mean'): print(f"{path} does not say how its images were prepared: mean and deviation are ImageNet's, the side is {size} pixels (another: size)")
+    mean,std = (v if n==len(v) else [sum(v)/len(v)]*n for v in (meta.get(k) or v for k,v in zip(('mean','std'), IMAGENET)))
     with clean_pass(model): l = _first_classifier(model([torch.zeros(2, n, size, size)], dict(y=torch.full((2,),-1), idx=torch.arange(2)))['out'])
     return Network(bb, mean, std, size, n, name, **({} if l is None else dict(model=model, read=_first_classifier, clusters=l.shape[1])))
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from .core import choose
 
-# %% ../nbs/02_optim.ipynb #2a3ea989
+# %% ../nbs/02_optim.ipynb #59207df7
 class LARC(torch.optim.Optimizer):
     "SGD with momentum and one step size per tensor, https://arxiv.org/abs/1708.03888"
+    ratios = ()                                            # of the last step, a tensor for each adapted group; nan where a tensor was left unscaled
     def __init__(self,
         params, # parameters, or groups of them; a group with `adapt=False` is plain SGD with its own decay
         lr:float, # learning rate
@@ -36,6 +37,7 @@ class LARC(torch.optim.Optimizer):
         loss = None
         if closure is not None:
             with torch.enable_grad(): loss = closure()
+        self.ratios = []
         for group in self.param_groups:
             ps = [p for p in group['params'] if p.grad is not None]
             if ps: self._update(ps, self._scaled(ps, [p.grad for p in ps], **group), **group)
@@ -48,6 +50,7 @@ class LARC(torch.optim.Optimizer):
         ratio = trust*pn / (gn + weight_decay*pn + eps)
         if clip: ratio = (ratio/lr).clamp(max=1)
         live = (pn>0)&(gn>0)
+        self.ratios.append(torch.where(live, ratio, torch.nan))
         out = torch._foreach_mul(ps, list(weight_decay*live.to(dtype)))
         torch._foreach_add_(out, gs)
         torch._foreach_mul_(out, list(torch.where(live, ratio, 1.)))

@@ -51,7 +51,7 @@ def _find(name): # file and node of a class, function or constant at the top of 
             if getattr(o, 'name', None)==name or isinstance(o, ast.Assign) and ast.unparse(o.targets[0])==name: return f,o
     raise LookupError(f'{name} is defined nowhere in {package}')
 
-# %% ../nbs/80_recipes.ipynb #5e482c4f
+# %% ../nbs/80_recipes.ipynb #cfc2ab74
 def _init(node, file): # the function that holds a class's signature, and its file
     if isinstance(node, ast.FunctionDef): return node,file
     for o in node.body:
@@ -66,6 +66,7 @@ def _delegate(fn): # the name in `@delegates(name, but=[...])`, and what is left
         if isinstance(d, ast.Call) and ast.unparse(d.func)=='delegates':
             return ast.unparse(d.args[0]), next((_value(k.value) for k in d.keywords if k.arg=='but'), [])
 
+@lru_cache
 def signature(
     name:str, # a class, function or dict of our modules
     part:str='' # what to note as its place
@@ -139,7 +140,7 @@ def method_info(
 view_sets = ('two_views','k_views','multi_crop','rotations')
 def _bare(s): return str(s).lower().replace('_','').replace('-','')
 
-# %% ../nbs/80_recipes.ipynb #76e1b522
+# %% ../nbs/80_recipes.ipynb #f8140136
 def _rename(keys, names): return {names[k]: replace(v, name=names[k]) for k,v in keys.items() if k in names}
 
 def keys_of(
@@ -158,7 +159,7 @@ def keys_of(
     kind = lambda v: '' if v is None else 'float|None' if isinstance(v, float) else type(v).__name__
     fit = {k:replace(v, type='bool|str' if k=='no_decay' else kind(v.default), default=info.recipe.get(k, v.default)) for k,v in signature('RECIPE', 'fit').items()}
     out = {}
-    for part in (data, learner, info.keys, fit, look): out |= {k:v for k,v in part.items() if k not in out}
+    for part in (data, learner, info.keys, fit, look): out |= {k:v for k,v in part.items() if k not in out and (part is info.keys or k not in info.keys)}
     return out
 
 def live_info(

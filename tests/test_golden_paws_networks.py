@@ -92,6 +92,9 @@ def test_optimiser_and_its_schedule(i):
         for g in opt.param_groups: g['lr'] = lrs[t].item()
         for k, v in ps.items(): v.grad = T(D[f'{p}/{k}/grads'][t])
         opt.step()
+        if lars:
+            r = torch.cat(opt.ratios); r = r[~r.isnan()]
+            np.testing.assert_allclose([r.mean(), r.min(), r.max(), len(r)], D[f'{p}/lars_stats_avg_min_max_count'][t], rtol=1e-6)
         for k, v in ps.items(): np.testing.assert_allclose(v.detach(), D[f'{p}/{k}/traj'][t], rtol=0, atol=5e-6*max(1, np.abs(D[f'{p}/{k}/traj'][t]).max()), err_msg=f'{k}, step {t}')
     for k, v in ps.items():
         assert ('momentum_buffer' in opt.state[v]) == (f'{p}/{k}/momentum_buffer' in D)

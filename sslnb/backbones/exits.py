@@ -146,7 +146,7 @@ def without_exits(
     if hasattr(model, 'created'): model.created = {**model.created, 'kw':{k:v for k,v in model.created['kw'].items() if k not in ('exits','exit_size')}}
     return model
 
-# %% ../../nbs/20e_backbones.exits.ipynb #1001bc15
+# %% ../../nbs/20e_backbones.exits.ipynb #31c2cbb4
 class _Count: # hooks: how many operations so far, which parameters were used
     def __init__(self, model, mode):
         self.mode,self.model,self.rows,self.other,self.used = mode,model,[],0,{}
@@ -158,20 +158,21 @@ class _Count: # hooks: how many operations so far, which parameters were used
     def enter(self, m, x): self.at = self.mode.get_total_flops()
     def leave(self, m, x, out):
         total = self.mode.get_total_flops()
-        self.rows.append((total-self.other, sum(self.used.values())+sum(p.numel() for p in m.parameters())))
-        self.other += total-self.at
+        own,n = total-self.at,sum(p.numel() for p in m.parameters())
+        self.rows.append((total-self.other, sum(self.used.values())+n, own, n))
+        self.other += own
 
 def exit_costs(
     model:nn.Module, # a backbone, with or without exits
     size:int=32, # side of the images, pixels
     in_chans:int=3 # channels of the images
-)->list: # of dicts `exit` (the last is `'out'`), `macs` for one image, `parameters`, `share` of the whole network's `macs`
+)->list: # of dicts `exit` (the last is `'out'`), `macs` for one image, `parameters`, `share` of the whole network's `macs`; `branch_macs`, `branch_parameters` of the exit's branch alone
     "Multiply-accumulates and parameters up to each exit, and of the whole network without branches."
     from torch.utils.flop_counter import FlopCounterMode
     m = deepcopy(model).to('meta').eval()
     with FlopCounterMode(display=False) as mode, torch.no_grad():
         c = _Count(m, mode)
         m(torch.empty(1, in_chans, size, size, device='meta'))
-        rows = [*c.rows, (mode.get_total_flops()-c.other, sum(c.used.values()))]
+        rows = [*c.rows, (mode.get_total_flops()-c.other, sum(c.used.values()), 0, 0)]
     names = [*map(str, range(len(rows)-1)), 'out']
-    return [dict(exit=n, macs=f//2, parameters=p, share=f/rows[-1][0]) for n,(f,p) in zip(names, rows)]
+    return [dict(exit=n, macs=f//2, parameters=p, share=f/rows[-1][0], branch_macs=bf//2, branch_parameters=bp) for n,(f,p,bf,bp) in zip(names, rows)]

@@ -120,16 +120,18 @@ class TopAccuracy(Callback):
         res = top_accuracy(self.learn, middle=self.middle) if look else None
         self.row = dict(top1=res[1], top5=res[5]) if res else {}
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #a6addf4c
+# %% ../../nbs/77_evaluate.protocol.ipynb #0cf96485
 LINEAR_LIKE = dict(
     self_classifier=dict(opt='larc', lr=.05, momentum=.9, wd=0., lr_each='epoch'),                 # https://arxiv.org/abs/2103.10994
     swav=dict(opt='sgd', lr=.3, momentum=.9, wd=1e-6, final_lr=0., lr_each='epoch'),               # https://arxiv.org/abs/2006.09882
     swav_steps=dict(opt='sgd', lr=.3, momentum=.9, wd=1e-6, decay_at=[.6,.8], decay_by=.1, lr_each='epoch'),
+    selfcon=dict(opt='sgd', lr=1.5, momentum=.9, wd=0., decay_at=[.6,.8], decay_by=.1, lr_each='epoch'),                # https://arxiv.org/abs/2106.15499; 512 images in a batch
+    selfcon_imagenet=dict(opt='sgd', lr=2.5, momentum=.9, wd=0., decay_at=[.5,.75], decay_by=.1, lr_each='epoch'),      # the same, 40 epochs
     relational=dict(opt='adam', lr=.001, lr_rule='none', wd=0., final_lr=None),                    # https://arxiv.org/abs/2006.05849
 )
-LINEAR_VIEWS = dict(relational=dict(scale=(1.,1.), ratio=(1.,1.), flip=0.))                        # what is different in the crop: here it is the image
+LINEAR_VIEWS = dict(relational=dict(scale=(1.,1.), ratio=(1.,1.), flip=0.), selfcon=dict(scale=(.2,1.)), selfcon_imagenet=dict(scale=(.2,1.)))       # what is different in the crop; of relational it is the image
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #af82092c
+# %% ../../nbs/77_evaluate.protocol.ipynb #ec329b70
 def _backbone(source): # the bare network of a Learner (also of a classifier's), or the module itself
     net = bare(source.model).backbone if isinstance(source, SSLLearner) else bare(source)
     return net.net if isinstance(net, StaysInEval) else net
@@ -181,7 +183,7 @@ def linear_eval(
     r = dict(recipe or {})
     if like: r = {**choose(like, LINEAR_LIKE, 'linear protocol'), **r}
     elif 'opt' in r: r = {**dict(wd=0., lr_each='epoch'), **_RATES.get(str(r['opt']).lower(), {}), **r}
-    if like in LINEAR_VIEWS: middle,kwargs = middle or 1.,{'method':LinearProtocol(std=None), **kwargs, 'views':{**LINEAR_VIEWS[like], **(kwargs.get('views') or {})}}
+    if like in LINEAR_VIEWS: middle,kwargs = middle or (1. if min(LINEAR_VIEWS[like]['scale'])==1 else None),{'method':LinearProtocol(std=None), **kwargs, 'views':{**LINEAR_VIEWS[like], **(kwargs.get('views') or {})}}
     learn = linear_learner(source, dls, frozen, **kwargs)
     if not show: learn.logger = lambda *a: None
     learn.fit_ssl(epochs, run=run, resume=resume, cbs=[TopAccuracy(every, middle)], **r)

@@ -36,7 +36,7 @@ def scores(self:Features,
     if self.views is not None: res['alignment'] = float(alignment(*self.views))
     return res
 
-# %% ../../nbs/75_evaluate.report.ipynb #0e832eb7
+# %% ../../nbs/75_evaluate.report.ipynb #90e6f607
 _ROWS = dict(raw='raw pixels + k-means', untrained='untrained backbone', trained='trained')
 _COLS = dict(knn='kNN', linear='linear', nmi='NMI', ami='AMI', ari='ARI', acc='ACC', acc_test='ACC test')
 _HEALTH = dict(rankme='RankMe', std='std', uniformity='uniformity', alignment='alignment')
@@ -67,11 +67,12 @@ def scores_table(
     return '\n'.join([line('', cols.values())]+[line(n, [_fmt(r.get(k)) for k in cols]) for n,r in rows.items()])
 
 def to_json(
-    scores:dict # any nest of dicts with numbers, 0-dim tensors or None
+    scores:dict # any nest of dicts and lists with numbers, 0-dim tensors or None
 )->str: # JSON text: plain floats, null where there is no value
     "The scores as JSON."
     def conv(v):
         if isinstance(v, dict): return {str(k):conv(w) for k,w in v.items()}
+        if isinstance(v, (list,tuple)): return [conv(w) for w in v]
         if v is None or isinstance(v, (str,bool)): return v
         v = float(v)
         return v if math.isfinite(v) else None

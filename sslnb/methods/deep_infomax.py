@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DeepInfoMaxHead', 'DeepInfoMax']
 
-# %% ../../nbs/59_methods.deep_infomax.ipynb #ec9b999e
+# %% ../../nbs/59_methods.deep_infomax.ipynb #e8151ab0
 import math
 from functools import partial
 import torch
@@ -15,6 +15,7 @@ from ..backbones.create import add_maps
 from ..core import bare, rng
 from ..distributed import local, world_size
 from ..layouts import layout
+from ..relational_layouts import relational_name
 from ..learner import SSLMethod
 from ..mutual_information import GlobalDiscriminator, LocalDiscriminator, PriorDiscriminator, jensen_shannon, turn_gradient, with_next
 from ..views import k_views
@@ -76,8 +77,8 @@ class DeepInfoMax(SSLMethod):
     def loss(self, out, batch): return bare(self.learn.model).head.loss(out)
     def trivial(self): return 2*math.log(2)*(self.alpha+self.beta)
 
-# %% ../../nbs/59_methods.deep_infomax.ipynb #23fa9747
-@layout('Deep InfoMax')
+# %% ../../nbs/59_methods.deep_infomax.ipynb #d424ce16
+@layout('Deep InfoMax', told=relational_name)
 def _released(sd):
     has = lambda d: any(k.startswith(f'loss_fn.{d}_d.') for k in sd)
     if not any(map(has, ('global','local','prior'))): return None

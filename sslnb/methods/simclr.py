@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['simclr_head', 'SimCLR']
 
-# %% ../../nbs/55_methods.simclr.ipynb #525bc4ae
+# %% ../../nbs/55_methods.simclr.ipynb #f8c333e7
 import math
 from functools import partial
 from torch import nn
@@ -14,6 +14,7 @@ from ..contrast import nt_xent
 from ..core import choose
 from ..heads import mlp
 from ..layouts import layout
+from ..relational_layouts import relational_name
 from ..views import two_views
 from ..learner import SSLMethod
 
@@ -48,10 +49,10 @@ class SimCLR(SSLMethod):
     def loss(self, z): return nt_xent(z, self.temp, self.reduction, self.detach)
     def trivial(self): return math.log(self.rows-1)
 
-# %% ../../nbs/55_methods.simclr.ipynb #bc7d2a51
+# %% ../../nbs/55_methods.simclr.ipynb #970444da
 _layers = {'linear1':'0', 'bn1':'1', 'linear2':'3'}
 
-@layout('SimCLR of Relational Reasoning')
+@layout('SimCLR of Relational Reasoning', told=relational_name)
 def _released(sd):
     if not {f'head.{l}.weight' for l in _layers}<=set(sd): return None
     own = lambda k: '.'.join(_layers.get(p, p) for p in k.split('.')) if k.startswith('head.') else k
