@@ -31,7 +31,7 @@ GROUPS = dict(self_classifier=V2, self_classifier_v1=V1, swav=SWAV, deepcluster_
 # of PAWS, SimCLR with SuNCEt, and SuNCEt after PAWS: the configuration files
 GROUPS |= dict(paws=dict(imgnt_train=(4096, 6.4, .3, .064), cifar10_train=(256, 3.2, .8, .032)), simclr_ct=dict(imgnt_train=(2816, 4.8, .6, .048)), suncet=dict(cifar10_snn=(555, .1, None, .01)))
 RATES = {f'{g}/{n}': r for g, rs in GROUPS.items() for n, r in rs.items()}
-OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], paws=['digits'])      # not from the authors
+OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'], paws=['digits'])      # not from the authors, or without a schedule
 
 # files
 
