@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Classifier', 'classifier_scores', 'train_classifier', 'test_classifier']
 
-# %% ../nbs/82i_classifier.ipynb #37d7e97f
+# %% ../nbs/82i_classifier.ipynb #c6c55849
 import json, yaml
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,8 @@ from .learner import SSLLearner
 from .networks import open_backbone
 from .embed import _sets
 from .pretrain import _meet, _rank
-from .pretrained import load_linear
+from .paws_heads import PAWSClassifier
+from .pretrained import load_linear, read_checkpoint
 from .recipes import load_recipe, normal
 from .runs import _free, save_recipe
 from .scores import _given, _trained
@@ -53,8 +54,8 @@ def classifier_scores(
     loss,top1,top5,n = all_sum(total.to(next(learn.model.parameters()).device)).tolist()
     return dict(loss=loss/n, top1=top1/n, top5=top5/n if k>5 else None, images=int(n))
 
-# %% ../nbs/82i_classifier.ipynb #f54fce81
-_PAPER = dict.fromkeys(('relational','relational_official'), dict(bs=128, epochs=100, middle=1.)) | dict(selfcon=dict(bs=512), selfcon_imagenet=dict(bs=512, epochs=40))       # what goes with `like` beside the optimiser; the whole test image
+# %% ../nbs/82i_classifier.ipynb #b5c23685
+_PAPER = dict.fromkeys(('relational','relational_official'), dict(bs=128, epochs=100, middle=1.)) | dict(selfcon=dict(bs=512), selfcon_imagenet=dict(bs=512, epochs=40), paws=dict(bs=1024, epochs=50))       # what goes with `like` beside the optimiser; the whole test image
 
 def _about(source, net): # what the network is, for tables: from its run, else from its file
     run = Path(str(source)).expanduser()
@@ -143,13 +144,21 @@ def _train(s, path, net, middle, progress):
     if is_main(): _keep(spy.learn, net, whole, path, scores)
     return Classifier(path, whole, scores)
 
-# %% ../nbs/82i_classifier.ipynb #50df92da
+# %% ../nbs/82i_classifier.ipynb #e56f28cd
 def _known(b, classes, run, data): # test images with the class numbers of the classifier
     if not b.labelled: raise ValueError(f'{b.name} has no labels to test with; give labelled images (--data)')
     if (new:=[b.classes[i] for i in b.labels.unique().tolist() if i>=0 and b.classes[i] not in classes]):
         raise ValueError(f"{run} tells {len(classes)} classes apart ({', '.join(classes[:3])}, ...), and {len(new)} of those in {b.name} are none of them ({', '.join(new[:3])}{', ...' if len(new)>3 else ''}); test it on images of its own classes, or train a classifier for these: sslnb linear SOURCE --data {data}")
     number = torch.tensor([classes.index(c) if c in classes else -1 for c in b.classes])
     return b.with_labels(torch.where(b.labels<0, -1, number[b.labels.clamp_min(0)]), classes)
+
+def _open_head(path): # a linear layer, or what has grown out of a projection
+    sd = read_checkpoint(path)
+    if 'fc.fc1.weight' not in sd: return load_linear(path)
+    hidden,n_in = sd['fc.fc1.weight'].shape
+    head = PAWSClassifier(n_in, len(sd['fc.fc2.bias']), hidden)
+    head.load_state_dict(sd)
+    return head
 
 def test_classifier(
     run, # folder of a classifier
@@ -159,10 +168,10 @@ def test_classifier(
     "Loss and accuracy of a classifier on the test part of some images."
     path,s = Path(run),_settings(run)
     if not (path/'classifier.safetensors').exists(): raise FileNotFoundError(f'{path} is unfinished: it has no classifier yet; go on with it (sslnb linear ... --resume)')
-    net,head = open_backbone(path/'backbone.safetensors'),load_linear(path/'classifier.safetensors')
+    net,head = open_backbone(path/'backbone.safetensors'),_open_head(path/'classifier.safetensors')
     where = data if data is not None else s['data'] if s['data'] is not None else s['trained_on']
     b = _whole(_known(image_sets(where)[1], list(s['classes']), run, where), net, s['like'])
     if b.channels!=net.in_chans: raise ValueError(f'{b.name} has {b.channels} channels and the network takes {net.in_chans}; give images such as it was trained on')
     learn = linear_learner(net.backbone, ssl_dls((b,b), mean=list(net.mean), std=list(net.std)), size=net.size)
-    learn.model.head.load_state_dict(head.state_dict())
+    learn.model.head = head.to(learn.dls.device)
     return classifier_scores(learn, _PAPER.get(s['like'], {}).get('middle'), bs)
