@@ -86,7 +86,7 @@ def signature(
     if (to:=_delegate(fn)): out = {**out, **{k:v for k,v in signature(to[0], part).items() if k not in out and k not in to[1]}}
     return out
 
-# %% ../nbs/80_recipes.ipynb #63105572
+# %% ../nbs/80_recipes.ipynb #fbe65d8b
 @dataclass
 class MethodInfo:
     "What the source says of a method."
@@ -99,7 +99,11 @@ class MethodInfo:
 
 def _attr(node, name, default): # a class attribute, looked for in the class and its bases
     for o in node.body:
-        if isinstance(o, (ast.Assign,ast.AnnAssign)) and ast.unparse(o.targets[0] if isinstance(o,ast.Assign) else o.target)==name: return o.value
+        if not isinstance(o, (ast.Assign,ast.AnnAssign)): continue
+        to = o.targets[0] if isinstance(o, ast.Assign) else o.target
+        pairs = zip(to.elts, o.value.elts) if isinstance(to, ast.Tuple) and isinstance(o.value, ast.Tuple) else [(to,o.value)]
+        for t,v in pairs:
+            if ast.unparse(t)==name: return v
     for b in node.bases:
         try: found = _attr(_find(ast.unparse(b))[1], name, None)
         except LookupError: continue
