@@ -57,7 +57,7 @@ def _read(p, argv): # the options as keywords
     o = vars(a); _prepare()
     return o.pop('SOURCE'), {k:v for k,v in o.items() if v is not None}
 
-# %% ../nbs/83b_commands.ipynb #4abcc234
+# %% ../nbs/83b_commands.ipynb #b9462226
 def cluster_(argv):
     "sslnb cluster SOURCE"
     p = _parser('cluster', 'Sort images into clusters: a table with a row for each image, a picture for each cluster, an overview.\nThe clusters are those of the network; of k-means on the features where it has none, or with --k.',
@@ -101,7 +101,7 @@ def evaluate_(argv):
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
     p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01; for linear, exits and finetune also a file with a list of images [all]')
     p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear, exits: 100, finetune: 20]')
-    p.add_argument('--like', metavar='NAME', help='whose settings they train by: self_classifier, swav, swav_steps, selfcon, selfcon_imagenet, relational; for finetune relational, relational_official, swav_1pct, swav_10pct [finetune: by the share of labels]')
+    p.add_argument('--like', metavar='NAME', help='whose settings they train by: self_classifier, swav, swav_steps, selfcon, selfcon_imagenet, relational; for finetune relational, relational_official, swav_1pct, swav_10pct, paws [finetune: by the share of labels]')
     p.add_argument('--together', nargs='+', metavar='EXIT', help='of exits: which ones answer together, such as 1 out [all]')
     p.add_argument('--average', default='logits', choices=('logits','softmax'), help='of exits: what is averaged where several answer [logits]')
     p.add_argument('--opt', choices=('larc','sgd'), help='of the linear protocol: larc as published for ImageNet, or sgd, which moves within few steps [sgd below 10,000 steps]')

@@ -21,7 +21,7 @@ from .learner import SSLLearner
 from .callback.precision import Precision, Guard, Clip
 from .callback.checkpoint import Checkpoint
 
-# %% ../nbs/38_fit.ipynb #59b30c19
+# %% ../nbs/38_fit.ipynb #a3a42644
 RECIPE = dict(
     opt='adamw',        # optimiser: adamw, adam, sgd, lars, lars_inside, larc, or any of torch.optim
     lr=1e-3,            # highest learning rate, for a batch of 256
@@ -32,6 +32,7 @@ RECIPE = dict(
     backbone_lr=None,   # another highest learning rate for the backbone, for a batch of 256; it follows the same curve
     momentum=None, betas=None, trust=None,   # of the optimiser, where it has them
     trust_clip=False,   # larc and lars: no step longer than that of SGD
+    nesterov=False,     # sgd and lars_inside: step to where the momentum will lead
     warmup=0.,          # epochs of linear warm-up
     start_lr=0.,        # where the warm-up starts, for a batch of 256
     top_twice=True,     # lr ends the warm-up and begins the cosine; False: only the latter, as in PAWS
@@ -127,7 +128,7 @@ def schedule(
     for at in _drops(r): lrs[max(up, int(r['lr_each']=='epoch'), int((at*E if at<1 else at)*k+1e-6)):] *= r['decay_by']      # never the first of whole epochs
     return lrs.repeat_interleave(each)
 
-# %% ../nbs/38_fit.ipynb #bf216a45
+# %% ../nbs/38_fit.ipynb #23ecd7f8
 def _two_rates(model, groups, scale): # the backbone's parameters in groups of their own, after the others
     bb = {id(p) for n,p in model.named_parameters() if 'backbone' in n}
     split = lambda g,inside: [p for p in g['params'] if (id(p) in bb)==inside]
@@ -136,7 +137,7 @@ def _two_rates(model, groups, scale): # the backbone's parameters in groups of t
 @patch
 def create_opt(self:SSLLearner):
     r = getattr(self, 'recipe', None) or check_recipe(self.method.recipe)
-    kw = {k:r[k] for k in ('momentum','betas','trust') if r[k] is not None} | ({'clip':True} if r['trust_clip'] else {})
+    kw = {k:r[k] for k in ('momentum','betas','trust') if r[k] is not None} | ({'clip':True} if r['trust_clip'] else {}) | ({'nesterov':True} if r['nesterov'] else {})
     groups = param_groups(bare(self.model), r['wd'], no_decay=r['no_decay'], backbone_wd=r['backbone_wd'])
     if r['backbone_lr'] is not None: groups = _two_rates(bare(self.model), groups, r['backbone_lr']/r['lr'])
     self.opt = OptimWrapper(opt=make_opt(r['opt'], [{k:v for k,v in g.items() if k!='name'} for g in groups], lr=r['lr']*lr_factor(r, self.dls.bs), **kw))

@@ -28,7 +28,7 @@ def match_channels(
     if (c,n)!=(3,1): raise ValueError(f'images have {c} channels and the network takes {n}; expected {n}, or 1 (repeated), or colour for a grey network')
     return (x*x.new_tensor([.299,.587,.114], dtype=torch.float32).view(3,1,1)).sum(1, keepdim=True).round().to(torch.uint8)
 
-# %% ../nbs/82d_networks.ipynb #25bf3185
+# %% ../nbs/82d_networks.ipynb #4d24914f
 IMAGENET = ((0.485,0.456,0.406), (0.229,0.224,0.225))
 
 @dataclass(eq=False)
@@ -46,10 +46,12 @@ class Network:
     model:nn.Module=None # backbone and head, where the head gives clusters
     read:object=None # what that head gives -> logits (B,K) of the clusters
     clusters:int=None # how many clusters its own head tells apart; None where it has none
+    head:nn.Module=None # what was trained on top of it, where that is known
     def __post_init__(self):
         if not self.learn: return
         m = self.learn.method
         self.model,self.clusters = bare(self.learn.model),m.n_clusters
+        self.head = self.model.head
         self.read = m.cluster_logits if hasattr(m, 'cluster_logits') else lambda out: None
     def prepare(self, x:Tensor)->Tensor:
         "uint8 images (B,C,H,W) of any size as the network wants them: channels, size, mean, deviation."
@@ -80,7 +82,7 @@ def _drawn(seed, **kw): # a network with weights that depend on the seed alone
         torch.manual_seed(seed)
         return create_backbone(**kw)
 
-# %% ../nbs/82d_networks.ipynb #eb88ff86
+# %% ../nbs/82d_networks.ipynb #68be772a
 _KINDS = "expected a run's folder, a .safetensors file of ours, torchvision:NAME, timm:NAME, sslnb:NAME, a released checkpoint (.pth, .pth.tar, .pt), or, where features are enough, a file of them (.npz)"
 
 def _same(a, b): # whether two names are of the same folder or data set
@@ -138,7 +140,7 @@ def _open_official(path): # what the authors of a method released
     if not meta.get('mean'): print(f"{path} does not say how its images were prepared: mean and deviation are ImageNet's, the side is {size} pixels (another: size)")
     mean,std = (v if n==len(v) else [sum(v)/len(v)]*n for v in (meta.get(k) or v for k,v in zip(('mean','std'), IMAGENET)))
     with clean_pass(model): l = _first_classifier(model([torch.zeros(2, n, size, size)], dict(y=torch.full((2,),-1), idx=torch.arange(2)))['out'])
-    return Network(bb, mean, std, size, n, name, **({} if l is None else dict(model=model, read=_first_classifier, clusters=l.shape[1])))
+    return Network(bb, mean, std, size, n, name, head=model.head, **({} if l is None else dict(model=model, read=_first_classifier, clusters=l.shape[1])))
 
 def _first_classifier(out): # logits of Self-Classifier's first classifier, of either version, or of the first set of prototypes; None where the head is something else
     if isinstance(out, dict) and 'logits' in out: return out['logits'][0][0]/0.1

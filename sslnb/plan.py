@@ -43,7 +43,7 @@ def _built(flat, cls): # the Learner, the whole recipe, and why there are no ima
     side = FACTS[name]['size'] or whole.get('image_size') or whole.get('size') or 224
     return *build(flat, cls, sets=_stand_in(name, side)), why
 
-# %% ../nbs/82c_plan.ipynb #a921a23a
+# %% ../nbs/82c_plan.ipynb #295f83f9
 def _data(learn, flat, why):
     a,b = learn.dls.train.ds,learn.dls.valid.ds
     many = why and FACTS[a.name]['size'] is None
@@ -89,7 +89,7 @@ def _rates(learn, fit): # optimiser groups, and the table of learning rates in n
     learn.create_opt()
     groups = [dict(wd=g['weight_decay'], tensors=len(g['params']), parameters=sum(p.numel() for p in g['params']), share=g.get('lr_scale', 1.), adapt=g.get('adapt')) for g in learn.opt.opt.param_groups]
     rate = dict(rule=r['lr_rule'], factor=lr_factor(r, bs), first=lrs[0].item(), peak=lrs.max().item(), peak_step=int(lrs.argmax())+1, last=lrs[-1].item())
-    return dict(name=r['opt'], precision=r['precision'], clip=r['clip'], groups=groups, **{k:r[k] for k in ('momentum','betas','trust','trust_clip') if r[k] not in (None,False)}), rate
+    return dict(name=r['opt'], precision=r['precision'], clip=r['clip'], groups=groups, **{k:r[k] for k in ('momentum','betas','trust','trust_clip','nesterov') if r[k] not in (None,False)}), rate
 
 # %% ../nbs/82c_plan.ipynb #2e9a06d7
 def plan(
@@ -112,7 +112,7 @@ def plan(
     return plain(dict(run=str(path), data=_data(learn, flat, why), batch=dict(size=bs, steps=n, left=learn.dls.n-n*bs, epochs=flat['epochs'], total=n*flat['epochs']), views=_views(learn), **_network(learn),
         method=dict(name=type(m).__name__, doc=(type(m).__doc__ or '').split('\n')[0], trivial=m.trivial(), clusters=m.n_clusters), optimiser=opt, rate=rate, recipe=flat, seconds=time.time()-t0))
 
-# %% ../nbs/82c_plan.ipynb #5129a1ce
+# %% ../nbs/82c_plan.ipynb #c8e532ec
 def _n(v): # a number for people
     return f'{v:,}' if isinstance(v, int) else f'{v:.4g}'
 def _px(s): return f'{s} x {s}' if isinstance(s, int) else ' x '.join(map(str, s))
@@ -136,7 +136,7 @@ def _data_lines(d, b):
     yield f"{_n(b['size'])} images in a batch, {_n(b['steps'])} steps in an epoch" + (f" ({_n(b['left'])} images are left out of it, others each time)" if b['left'] else '') + f"; {_n(b['epochs'])} epochs, {_n(b['total'])} steps"
 
 def _rate_lines(o, r, b):
-    yield f"{o['name']}, {', '.join(f'{k} {_value(o[k])}' for k in ('momentum','betas','trust','trust_clip') if k in o)}{', ' if {'momentum','betas','trust'} & set(o) else ''}{o['precision']}" + (f", gradients clipped to {_value(o['clip'])}" if o['clip'] else '')
+    yield f"{o['name']}, {', '.join(f'{k} {_value(o[k])}' for k in ('momentum','betas','trust','trust_clip','nesterov') if k in o)}{', ' if {'momentum','betas','trust','nesterov'} & set(o) else ''}{o['precision']}" + (f", gradients clipped to {_value(o['clip'])}" if o['clip'] else '')
     for g in o['groups']:
         yield f"decay {_value(g['wd'])}: {_n(g['tensors'])} tensors, {_n(g['parameters'])} parameters" + (f", {_value(g['share'])} of the rate" if g['share']!=1 else '') + (', not adapted' if g['adapt'] is False else '')
 

@@ -16,7 +16,7 @@ import yaml
 from .core import choose
 from .grids import read_grid
 
-# %% ../nbs/80_recipes.ipynb #bdc84763
+# %% ../nbs/80_recipes.ipynb #2a39f9ad
 @dataclass
 class Key:
     "A keyword: whose it is, its type, default and meaning."
@@ -29,8 +29,7 @@ class Key:
 package = Path(importlib.util.find_spec('sslnb').submodule_search_locations[0])
 
 @lru_cache
-def _parse(file):
-    return ast.parse(Path(file).read_text(encoding='utf-8'))
+def _parse(file): return ast.parse(Path(file).read_text(encoding='utf-8'))
 
 @lru_cache
 def _comments(file):
@@ -86,7 +85,7 @@ def signature(
     if (to:=_delegate(fn)): out = {**out, **{k:v for k,v in signature(to[0], part).items() if k not in out and k not in to[1]}}
     return out
 
-# %% ../nbs/80_recipes.ipynb #46ea6e5d
+# %% ../nbs/80_recipes.ipynb #b6b6e032
 @dataclass
 class MethodInfo:
     "What the source says of a method."
@@ -97,16 +96,11 @@ class MethodInfo:
     recipe:dict # its own training recipe
     look:dict # what it wants otherwise in its views
 
-def _assigned(o): # (name, value) of an assignment, also of several at once
-    if isinstance(o, ast.AnnAssign): return [(ast.unparse(o.target), o.value)]
-    if not isinstance(o, ast.Assign): return []
-    every = lambda t,v: zip(t.elts, v.elts) if isinstance(t, ast.Tuple) and isinstance(v, ast.Tuple) else [(t, v)]
-    return [(ast.unparse(k), v) for t in o.targets for k,v in every(t, o.value)]
-
 def _attr(node, name, default): # a class attribute, looked for in the class and its bases
     for o in node.body:
-        for k,v in _assigned(o):
-            if k==name: return v
+        to = o.targets[0] if isinstance(o, ast.Assign) else o.target if isinstance(o, ast.AnnAssign) else None
+        for t,v in zip(to.elts, o.value.elts) if isinstance(to, ast.Tuple) else [(to,o.value)] if to else ():
+            if ast.unparse(t)==name: return v
     for b in node.bases:
         try: found = _attr(_find(ast.unparse(b))[1], name, None)
         except LookupError: continue

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'evaluate', 'scores_text']
 
-# %% ../nbs/82h_scores.ipynb #7fe88f16
+# %% ../nbs/82h_scores.ipynb #310569d2
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -17,7 +17,7 @@ from .data.subsets import _amount, few_labels, keep_labels, labelled_part
 from .evaluate.knn import knn_table
 from .evaluate.protocol import LINEAR_LIKE, linear_eval
 from .evaluate.exits import exit_groups, exit_report, exits_text, own_classifiers
-from .evaluate.finetune import FINETUNE_LIKE, finetune
+from .evaluate.finetune import FINETUNE_LIKE, FINETUNE_RUN, finetune
 from .evaluate.pictures import fig_to_png
 from .evaluate.retrieval import retrieval_scores # also gives Features its verbs
 from .evaluate.superclasses import superclasses as named_superclasses
@@ -33,7 +33,7 @@ def _mapping(given, folder, classes): # superclasses from a name, a file or a se
     if classes and len(m)!=len(classes): raise ValueError(f'the superclasses {given} are of {len(m)} labels and the images have {len(classes)}; give the data that they belong to')
     return m
 
-# %% ../nbs/82h_scores.ipynb #7b880c3b
+# %% ../nbs/82h_scores.ipynb #f6ce5a49
 def _rows(net, f, bs): # name -> Features: raw pixels, the network before training, the network
     own = 'trained' if net is None or net.trained else 'untrained'
     rows = {own:f}
@@ -84,7 +84,7 @@ def _trained(t, net, sets, epochs, labels, seed, opt, like, bs=None, show=False,
     dls = ssl_dls((a,b), min(bs, len(a)) if bs and t!='finetune' else None, seed=seed, mean=list(net.mean), std=list(net.std))
     kw = dict(size=net.size, like=like, **kw) | ({} if t=='exits' else dict(show=show))
     if t=='exits': return exit_report(net.backbone, dls, **kw, **({'epochs':epochs or 100, 'show':show} if like else {}))
-    if t=='finetune': return finetune(net.backbone, dls, labels, n:=epochs or 20, every=n, **({'bs':bs} if bs else {}), **kw)
+    if t=='finetune': return finetune(net.backbone, dls, labels, n:=epochs or FINETUNE_RUN.get(like, (20,))[0], every=n, head=net.head, **({'bs':bs} if bs else {}), **kw)
     return linear_eval(net.backbone, dls, epochs=(n:=epochs or 100), every=n, recipe=dict(opt='sgd') if opt=='sgd' else None, **kw)
 
 def _given(todo, labels, like, opt, together=None): # the labels to keep; what cannot be is said before anything is computed

@@ -10,7 +10,7 @@ import argparse
 from .cli import Parser, _Format
 from .commands import _int, _parser, _read, _share
 
-# %% ../nbs/83d_stages.ipynb #2c94f189
+# %% ../nbs/83d_stages.ipynb #6dda0b3d
 def _floats(s): return f"loss {s['loss']:.4f}, top-1 {100*s['top1']:.2f} %"+('' if s['top5'] is None else f", top-5 {100*s['top5']:.2f} %")+f", {s['images']} images"
 
 def linear_(argv):
@@ -19,10 +19,10 @@ def linear_(argv):
                 ['runs/photos','runs/cifar10 --data cifar100 --out runs/transfer','runs/cifar100 --data supercifar100','runs/photos --finetune --few 1%','runs/photos --resume'], files=False)
     p.add_argument('--finetune', action='store_true', help='train the network too')
     p.add_argument('--few', type=_few, metavar='LABELS', help='training images with a label: a share such as 1%%, a number of each class, a file with a list [all]')
-    p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps, selfcon, selfcon_imagenet; with --finetune relational, relational_official, swav_1pct, swav_10pct [relational]')
-    p.add_argument('--epochs', type=_int, metavar='INT', help='passes over the labelled images [100; with --finetune 20, relational 100]')
+    p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps, selfcon, selfcon_imagenet; with --finetune relational, relational_official, swav_1pct, swav_10pct, paws [relational]')
+    p.add_argument('--epochs', type=_int, metavar='INT', help='passes over the labelled images [100; with --finetune 20, relational 100, paws 50]')
     bs = p._option_string_actions['--bs']
-    bs.default,bs.help,p._option_string_actions['--force'].help = None,'images in a batch [256; relational 128, selfcon 512]',argparse.SUPPRESS
+    bs.default,bs.help,p._option_string_actions['--force'].help = None,'images in a batch [256; relational 128, selfcon 512, paws 1024]',argparse.SUPPRESS
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of the order, the first weights and the draw of --few [0]')
     p.add_argument('--out', metavar='DIR', help='folder, new or empty [named after the source]')
     p.add_argument('--resume', action='store_true', help='go on with what was begun in that folder, by the same command')

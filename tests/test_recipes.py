@@ -28,8 +28,10 @@ SWAV |= dict(RN50w4_400ep=(2560, 4.8, .3, .0048), RN50w5_400ep=(1536, 4.8, .1875
 OFFLINE = {n: (4096, 4.8, .3, .0048) for n in ('400ep', '400ep_2x224', '800ep')}
 GROUPS = dict(self_classifier=V2, self_classifier_v1=V1, swav=SWAV, deepcluster_v2=OFFLINE, sela_v2={n: r for n, r in OFFLINE.items() if n != '800ep'},
               self_con=dict(cifar100=(1024, .5, .01, .0005), imagenet=(2048, .25, .01, .00025)), sup_con=dict(cifar100=(1024, .5, .01, .0005)), one_stage=dict(cifar100=(1024, .8, .01, .0008)))
+# of PAWS, SimCLR with SuNCEt, and SuNCEt after PAWS: the configuration files
+GROUPS |= dict(paws=dict(imgnt_train=(4096, 6.4, .3, .064), cifar10_train=(256, 3.2, .8, .032)), simclr_ct=dict(imgnt_train=(2816, 4.8, .6, .048)), suncet=dict(cifar10_snn=(555, .1, None, .01)))
 RATES = {f'{g}/{n}': r for g, rs in GROUPS.items() for n, r in rs.items()}
-OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'])      # not from the authors, or (relation_net) looked at in test_golden_relational.py
+OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'], paws=['digits'])      # not from the authors, or (relation_net) looked at in test_golden_relational.py
 
 # files
 
@@ -74,7 +76,7 @@ def test_learning_rates_are_the_official_ones(name):
     lrs = schedule({**r, 'epochs': 100 if r['lr_each'] == 'step' else r['epochs']}, 313, bs)
     assert flat['bs'] == bs and lr_factor(r, bs)*r['lr'] == pytest.approx(peak, rel=5e-3) == lrs.max()
     assert lrs[0] == pytest.approx(first or peak, rel=5e-3) and lrs[-1] == pytest.approx(last, rel=5e-3, abs=1e-6)
-    assert int(lrs.argmax()) == (313*10-(r['lr_each'] != 'epoch_end') if first else 0)
+    assert int(lrs.argmax()) == (313*10-(r['lr_each'] != 'epoch_end' and r['top_twice']) if first else 0)
 
 @pytest.mark.parametrize('name', SWAV)
 def test_the_prototypes_are_frozen_for_the_official_steps(name):
@@ -87,6 +89,13 @@ def test_the_prototypes_are_frozen_for_the_official_steps(name):
 def test_all_of_swav_see_images_with_its_own_deviation():
     for name in RATES:
         if name.startswith(('swav/', 'deepcluster_v2/', 'sela_v2/')): assert load_recipe(name)['std'] == (.228, .224, .225), name
+
+def test_supports_are_those_of_all_processes_together():
+    for name, shape in (('paws/imgnt_train', (15*64, 7, 1)), ('paws/cifar10_train', (10, 64, 2)), ('simclr_ct/imgnt_train', (20, 2*64, 1))):
+        r = load_recipe(name)
+        assert (r['support_classes'], r['support_images'], r['support_views']) == shape
+    r = load_recipe('suncet/cifar10_snn')
+    assert (50000//r['bs']*r['epochs'], r['support_classes'], r['support_images'], r['still_norm']) == (30*int(int(5000*(1-.92))/64), 10, 64, True)
 
 # training
 
@@ -111,6 +120,7 @@ def small(r):
     if r.get('queue'): out |= dict(queue=64, **{'queue_start': 0} if 'queue_start' in r else {})     # full after two of three steps
     if isinstance(r.get('n_prototypes'), tuple): out['n_prototypes'] = tuple(map(few, r['n_prototypes']))
     elif r.get('n_prototypes'): out['n_prototypes'] = min(90, few(r['n_prototypes']))
+    if r.get('support_classes'): out |= dict(support_classes=4, support_images=2)
     if 'local_size' in r: out |= dict(local_size=8, n_local=min(2, r['n_local']))
     if len(r.get('mean') or (0, 0, 0)) != 3: out |= dict(mean=None, std=None)
     return out
@@ -131,7 +141,7 @@ def test_a_small_copy_trains(name, images):
     learn, flat, moved = train(name, images)
     losses = learn.recorder.losses
     assert learn.model.step == len(losses) == 3 and all(map(math.isfinite, losses))
-    assert type(learn.opt.opt).__name__.lower() == flat['opt'] == load_recipe(name).get('opt', flat['opt'])
+    assert type(learn.opt.opt).__name__.lower() == flat['opt'].replace('_', '') and flat['opt'] == load_recipe(name).get('opt', flat['opt'])
     assert sum(moved) > len(moved)/2, 'parameters move'
     if flat.get('queue'): assert all(q.full for q in getattr(learn.model.head, 'queues', None) or [learn.model.head.queue])
 

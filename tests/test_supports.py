@@ -1,6 +1,8 @@
 "Supports beside a batch: in memory and in files, one process and two, killed and resumed, and with bad input."
+import re
 import numpy as np, pytest, torch
 from PIL import Image
+from safetensors import safe_open
 from torch import nn
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
@@ -112,3 +114,38 @@ def test_every_way_to_say_few(tmp_path):
     assert count(.29) == sum(round(.29*k) for k in array.labels.bincount().tolist()) and 0 < count('coin 10%', split_seed=0) < len(array)/5
     kept = lambda seed: image_sets((array, test), few=4, split_seed=seed)[0].labels.tolist()
     assert kept(1) == kept(1) != kept(2)
+
+def test_bad_input_through_the_command_line(folder, capsys):
+    from sslnb.cli import main
+    write = lambda name, text: str((folder/name).write_text(text) and folder/name)
+    bee, rest = 'bee0.png,bee\n', 'cat3.png,cat\n'
+    bad = (('--few', write('no_ant.csv', bee+rest), '1 of 3 classes of .* have no labelled image: ant; label some, or leave'),
+           ('--few', write('missing.csv', bee+rest+'dog7.png,cat\n'), 'images in .*missing.csv are not in .*dog7.png; it has'),
+           ('--few', write('dog.csv', bee+rest+'ant0.png,dog\n'), "unknown class in .*dog.csv 'dog'.*ant, bee, cat; or a number from 0 to 2"),
+           ('--few', write('three.csv', bee+rest+'ant0.png,3\n'), "unknown class in .*three.csv '?3'?.*a number from 0 to 2"),
+           ('--few', folder/'none.csv', 'there is no file .*none.csv; expected a list'),
+           ('--labels', 'false', 'PAWS needs labels'),
+           ('--support-classes', 4, '4 classes in a batch of supports, but there are labels for 3; expected 3 or fewer'),
+           ('--support-images', 0, 'expected at least 1'))
+    for key, value, words in bad:
+        argv = ['pretrain', folder, '--method', 'PAWS', '--backbone', 'conv4', '--size', 16, '--bs', 4, '--dim', 16, '--epochs', 1, '--out', folder/'run', key, value]
+        assert main(list(map(str, argv))) == 2, words
+        err = capsys.readouterr().err
+        assert re.search(words, err) and 'Traceback' not in err, err
+        assert not (folder/'run').exists()
+
+def test_a_classifier_grows_out_of_paws(tmp_path):
+    from sslnb.classifier import test_classifier as again, train_classifier
+    from sslnb.pretrain import build
+    from sslnb.recipes import load_recipe, split_recipe
+    from sslnb.runs import save_recipe
+    learn, flat = build(load_recipe('paws/digits', dict(epochs=1, size=8, bs=256)))
+    assert learn.dls.train.ds.labels.ge(0).sum() == 40
+    learn.logger = lambda *a: None
+    save_recipe(flat, tmp_path/'run'/'recipe.yml')
+    learn.fit_ssl(run=tmp_path/'run', **split_recipe(flat)['fit'])
+    c = train_classifier(tmp_path/'run', finetune=True, few=4, like='paws', epochs=1, progress=False)
+    assert again(c.path) == c.scores and c.settings['bs'] == 1024
+    with safe_open(c.path/'classifier.safetensors', 'pt') as f: sd = {k: f.get_tensor(k) for k in f.keys()}
+    assert torch.equal(sd['fc.fc1.weight'], learn.model.head.fc.fc1.weight) and sd['fc.fc2.weight'].any()      # one step: below zeros there is no gradient yet
+    assert sd['fc.fc2.weight'].shape == (10, 64)

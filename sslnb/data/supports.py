@@ -29,7 +29,7 @@ def class_pools(
     order,counts = y.argsort(stable=True)[(y<0).sum():],torch.bincount(y[y>=0], minlength=len(classes)).tolist()
     if not sum(counts): raise ValueError(f'{name} has no labels; expected some of each class, see few=')
     empty = [str(c) for c,k in zip(classes, counts) if not k]
-    if empty and not skip: raise ValueError(f'{len(empty)} of {len(classes)} classes of {name} have no labelled image: {", ".join(empty[:5])}{", ..." if len(empty)>5 else ""}; label some, or leave these classes out with skip=True')
+    if empty and not skip: raise ValueError(f'{len(empty)} of {len(classes)} classes of {name} have no labelled image: {", ".join(empty[:5])}{", ..." if len(empty)>5 else ""}; label some, or leave these classes out: give the others as only=, or skip=True to Supports')
     return [p for p in order.split(counts) if len(p)]
 
 # %% ../../nbs/15b_data.supports.ipynb #24dd5903

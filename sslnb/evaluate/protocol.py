@@ -39,7 +39,7 @@ class StaysInEval(nn.Module):
     def forward(self, x):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen): return self.net(x)
 
-# %% ../../nbs/77_evaluate.protocol.ipynb #f1250370
+# %% ../../nbs/77_evaluate.protocol.ipynb #5c3b3195
 class one_crop(Views):
     "One random crop of each image, mirrored or not: what classifiers are trained on."
     @delegates(Augment)
@@ -55,13 +55,14 @@ class one_crop(Views):
 
 class LinearProtocol(SSLMethod, register=False):
     "A linear classifier on the backbone's features, trained with labels."
-    views,needs_labels = one_crop,True
+    views,needs_labels,start = one_crop,True,None
     recipe = dict(opt='larc', lr=.05, momentum=.9, wd=0., epochs=100, lr_each='epoch')
     def __init__(self,
         std:float|None=.01 # standard deviation of the first weights; None: as torch draws a linear layer
     ): store_attr()
     def setup(self, dls, backbone): self.n_classes = dls.n_classes
     def head(self, n_in):
+        if self.start is not None: return self.start.classifier(self.n_classes)         # a head that a classifier grows out of
         head = nn.Linear(n_in, self.n_classes)
         if self.std is not None: nn.init.normal_(head.weight, std=self.std); nn.init.zeros_(head.bias)
         return head

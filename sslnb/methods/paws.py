@@ -19,7 +19,8 @@ from ..learner import SSLMethod
 # %% ../../nbs/62_methods.paws.ipynb #4a8bb8b0
 class PAWS(SSLMethod):
     "Predict views' labels from a few labelled images, https://arxiv.org/abs/2104.13963"
-    views,needs_labels,columns = multi_crop,True,('ploss','memax')
+    views = multi_crop
+    needs_labels,columns = True,('ploss','memax')
     view_settings = dict(global_scale=(.14,1.), local_scale=(.05,.14), jitter=(.8,.8,.8,.2), blur=.5, second=None, local=None, interpolation='bilinear')
     recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.4, start_lr=.01875, final_lr=.004, wd=1e-6, momentum=.9, warmup=10, epochs=100, bs=4096)
     tiny = dict(dim=32, support_images=4)

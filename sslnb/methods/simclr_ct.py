@@ -18,7 +18,8 @@ from ..learner import SSLMethod
 # %% ../../nbs/64_methods.simclr_ct.ipynb #3ab6aa67
 class SimCLRCT(SSLMethod):
     "SimCLR, with SuNCEt on labelled images at first, https://arxiv.org/abs/2006.10803"
-    views,needs_labels = two_views,True
+    views = two_views
+    needs_labels = True
     view_settings = dict(scale=(.08,1.), jitter=(.8,.8,.8,.2), blur=.5)
     recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.4364, start_lr=.05454, final_lr=.004364, wd=1e-6, momentum=.9, warmup=10, epochs=100, bs=2816)
     tiny = dict(dim=32, support_images=4)

@@ -19,7 +19,8 @@ from ..learner import SSLMethod
 # %% ../../nbs/63_methods.suncet.ipynb #0e6e2658
 class SuNCEt(SSLMethod):
     "Draw labelled images to their class, https://arxiv.org/abs/2006.10803"
-    views,needs_labels = k_views,True
+    views = k_views
+    needs_labels = True
     view_settings = dict(k=2, scale=(1.,1.), ratio=(1.,1.), jitter=None, grey=0.)
     recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.1, lr_rule='none', start_lr=.1, final_lr=.01, wd=0., momentum=.9, warmup=0, epochs=30, bs=640)
     tiny = dict(dim=32)
