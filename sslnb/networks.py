@@ -95,13 +95,22 @@ def _stand_in(f): # sets of as many images as those that a run was trained on
     make = lambda n: ImageSet(black.expand(n, f['channels'], *f['size']), torch.arange(n)%len(f['classes']) if f['labelled'] else None, f['classes'], name=f['name'])
     return make(f['n']), make(f['test'])
 
+def _open_untrained(file, path, flat, other): # a run without a checkpoint: of a method that has nothing to train
+    from sslnb.learner import methods
+    from sslnb.pretrain import build
+    net = _open_file(file, path.resolve().name)
+    if getattr(methods().get(flat['method']), 'trains', True) or other is not None and not _same(other, flat.get('data')): return net
+    learn,flat = build({**flat, 'pretrained':False})
+    learn.model.backbone.load_state_dict(net.backbone.state_dict())
+    return Network(learn.model.backbone, learn.dls.mean, learn.dls.std, learn.size, learn.dls.channels, net.name, learn=learn, data=flat['data'])
+
 def _open_run(path, other=None): # weights after the last saved epoch; `other` images than its own are to be looked at
     from sslnb.callback.checkpoint import load_file
     from sslnb.pretrain import build
     from sslnb.recipes import load_recipe
     from sslnb.runs import known_data
     file,flat = path/'backbone.safetensors',load_recipe(path/'recipe.yml')
-    if not (path/'checkpoint.pt').exists() and file.exists(): return _open_file(file, path.resolve().name)      # of a method that has nothing to train
+    if not (path/'checkpoint.pt').exists() and file.exists(): return _open_untrained(file, path, flat, other)
     state = load_file(path/'checkpoint.pt')
     facts = None if other is None or _same(other, flat.get('data')) else state.get('facts')
     if facts: flat = {**flat, **{k:flat.get(k) or facts[k] for k in ('mean','std')}}
