@@ -205,8 +205,7 @@ def split_recipe(
 
 # %% ../nbs/80_recipes.ipynb #5cf8dc01
 def _views_of_its_own(method, below): # whether another method than the recipe's cannot do with the recipe's views
-    other = method and method!=below.get('method') and below.get('views')
-    return other and _bare(method) in map(_bare, method_names()) and method_info(method).views in ('k_views','rotations')
+    return method and 'views' in below and method!=below.get('method') and _bare(method) in map(_bare, method_names()) and method_info(method).views in ('k_views','rotations')
 
 def over(
     below:dict, # a recipe
@@ -215,8 +214,7 @@ def over(
     still:dict={} # what will come on top: its method and views count where neither names one
 )->dict:
     "`own` on top of `below`, of which stays what still has a meaning."
-    below = dict(below)
-    if _views_of_its_own(own.get('method'), below) and 'views' not in own: below.pop('views')
+    below = {k:v for k,v in below.items() if k!='views' or not _views_of_its_own(own.get('method'), below)}
     flat = {**{k:still[k] for k in ('method','views') if still.get(k)}, **below, **own}
     if 'opt' in own and 'opt' in below and own['opt']!=below['opt']:
         below = {k:v for k,v in below.items() if k not in signature('RECIPE') or k in ('epochs','warmup','precision')}
@@ -242,16 +240,14 @@ def grids()->dict: # group -> `Grid`
     "The recipes by rule that come with the library."
     return {f.parent.name:read_grid(f, f.parent.name) for f in sorted(folder.glob('*/grid.yml'))}
 
-def grid_of(
-    name # of a recipe
+def grid_of(name # of a recipe
 ): # its `Grid`; None where it has a file of its own, or is none of ours
     "The grid that a recipe is in."
     g = grids().get(str(name).split('/')[0])
     if g is None or str(name) in recipes() or str(name).endswith('.yml') or Path(str(name)).is_file(): return None
     return g if g.parts(str(name)) else None
 
-def normal(
-    v # a value as YAML or a caller gives it
+def normal(v # a value as YAML or a caller gives it
 ):
     "Lists become tuples, numbers that YAML took for text become numbers."
     if isinstance(v, dict): return {k:normal(w) for k,w in v.items()}
@@ -262,8 +258,7 @@ def read_recipe(
     name # a name from `recipes()`, or a file
 )->dict:
     "What the file of a recipe says itself."
-    path = recipe_file(name)
-    try: flat = yaml.safe_load(path.read_text(encoding='utf-8'))
+    try: flat = yaml.safe_load((path:=recipe_file(name)).read_text(encoding='utf-8'))
     except yaml.YAMLError as e: raise ValueError(f'{path} is no YAML: {" ".join(str(e).split())}') from None
     if not isinstance(flat, dict) or not all(isinstance(k, str) for k in flat): raise ValueError(f'{path} holds no flat dict; expected lines such as "lr: 0.001"')
     return normal(flat)
