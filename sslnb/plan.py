@@ -165,8 +165,10 @@ def plan_text(
     "A plan for people."
     flat,o,r,b = p['recipe'],p['optimiser'],p['rate'],p['batch']
     rows = {'run':[f"{p['run']} (the folder is not made)"], 'data':list(_data_lines(p['data'], b))}
+    if not o: rows['data'].pop()
     rows['views'] = [f"{(' and ' if len(v['names'])<3 else ' to ').join(dict.fromkeys([v['names'][0], v['names'][-1]]))}, {_px(v['size'])}: {_active(v['settings'])}" for v in p['views']]
     rows |= _network_lines(p)
+    if not o: rows.pop('loss')
     if o: rows |= dict(optimiser=list(_rate_lines(o, r, b)), rate=list(_schedule_lines(r, b, flat)))
     else: rows['training'] = ['none: this method leaves the network as it was drawn']
     fold = lambda t: textwrap.wrap(t, max(60, width)-12, subsequent_indent='  ', break_long_words=False, break_on_hyphens=False) if width else [t]

@@ -82,7 +82,7 @@ def _meta(learn, flat, seconds): # small print of the report
     a,b = learn.dls.train.ds,learn.dls.valid.ds
     size = sum(p.numel() for p in learn.model.backbone.parameters())
     out = dict(method=repr(learn.method), data=f'{a}, {len(b)} held out', backbone=f"{flat['backbone']}, {size:,} parameters, {learn.model.backbone.num_features} features",
-               training=f"{flat['epochs']} epochs of {len(learn.dls.train)} steps with {flat['bs']} images, {flat['opt']}, lr {flat['lr']}, {seconds:.0f} s", views=repr(learn.views), seed=flat['seed'])
+               training=f"{flat['epochs']} epochs of {len(learn.dls.train)} steps with {flat['bs']} images, {flat['opt']}, lr {flat['lr']}, {seconds:.0f} s" if learn.method.trains else 'none: the network is as it was drawn', views=repr(learn.views), seed=flat['seed'])
     out['software'] = f'sslnb {sslnb.__version__}, torch {torch.__version__}, fastai {fastai.__version__}, Python {platform.python_version()}, {learn.dls.device.type}'
     if a.notes: out['notes'] = '; '.join(a.notes)
     return out
@@ -114,10 +114,10 @@ def evaluate_run(
     if not (path/'recipe.yml').exists(): raise FileNotFoundError(f'{path} is no run: it has no recipe.yml')
     from sslnb.callback.checkpoint import load_file
     from sslnb.evaluate.features import features
-    state = load_file(path/'checkpoint.pt')
     learn,flat = build(load_recipe(path/'recipe.yml'))
     before = baselines(learn)
-    learn.model.load_state_dict(state['model'])
+    if not learn.method.trains: return {**before, 'trained':features(learn).scores(everything=True)}
+    learn.model.load_state_dict(load_file(path/'checkpoint.pt')['model'])
     if learn.model.epoch<flat['epochs']: print(f"{path} is unfinished: scores after {learn.model.epoch} of {flat['epochs']} epochs")
     return {**before, 'trained':features(learn).scores(everything=True)}
 
@@ -181,7 +181,7 @@ def _run(flat, path, cls, progress):
     from sslnb.distributed import is_main
     learn,flat = build(flat, cls)
     if not progress: learn.logger = lambda *a: None
-    say(f"{flat['method']} on {learn.dls.train.ds}, {len(learn.dls.valid.ds)} held out; {flat['backbone']} at {flat['size']} pixels, {flat['epochs']} epochs, seed {flat['seed']}, {learn.dls.device.type}")
+    say(f"{flat['method']} on {learn.dls.train.ds}, {len(learn.dls.valid.ds)} held out; {flat['backbone']} at {flat['size']} pixels, {str(flat['epochs'])+' epochs' if learn.method.trains else 'nothing to train'}, seed {flat['seed']}, {learn.dls.device.type}")
     say(f"{path}: {'going on' if going else 'a new run'}")
     if flat.get('init') and not going:
         from sslnb.pretrained import init_from
