@@ -31,6 +31,11 @@ def _share(w):
     if not 0<v<=1: raise argparse.ArgumentTypeError(f'{w!r}; expected a share such as 0.01, or 1%')
     return v
 
+def _few(w): # a share, a number of each class, a list
+    if w.startswith('coin '): return w
+    try: return int(w) if w.isdigit() else _share(w)
+    except argparse.ArgumentTypeError: raise argparse.ArgumentTypeError(f'{w!r}; expected a share such as 1%, a number for each class, or a file with a list') from None
+
 def _parser(name, about, examples, files=True, data=True): # what all four have in common
     p = Parser(f'sslnb {name}', formatter_class=_Format, allow_abbrev=False, description=about, usage=f'sslnb {name} SOURCE [--option value ...]',
                epilog=_SOURCE.format(_FILE if files else '')+'\nexamples:\n'+'\n'.join(f'  sslnb {name} {e}' for e in examples))
@@ -94,18 +99,21 @@ def features_(argv):
 def evaluate_(argv):
     "sslnb evaluate SOURCE"
     p = _parser('evaluate', 'Judge a network by labels: those of its own images, or of others (transfer).\nRaw pixels and the same network before training stand beside it. Writes nothing without --out.',
-                ['runs/photos','runs/photos --protocol all --out scores.json','backbone.safetensors --data flowers/ --protocol knn --labels 1%','runs/photos --protocol finetune --labels 10% --like swav_10pct','runs/cifar100 --protocol cluster --superclasses cifar100_20','runs/cifar100-selfcon --protocol exits --like selfcon'])
-    p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all','exits','finetune','retrieval'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means; all of these; exits: linear classifiers at every exit of a network that has some, and what each costs, with --like by the papers\' training; finetune: the whole network, trained on the labelled images; retrieval: test images search the training images [fast]')
+                ['runs/photos','runs/photos --protocol all --out scores.json','backbone.safetensors --data flowers/ --protocol knn --labels 1%','runs/photos --protocol finetune --labels 10% --like swav_10pct','runs/cifar100 --protocol cluster --superclasses cifar100_20','runs/cifar100-selfcon --protocol exits --like selfcon','runs/cifar10-paws --protocol snn --fresh-norm'])
+    p.add_argument('--protocol', default='fast', choices=('fast','knn','linear','cluster','all','exits','finetune','retrieval','snn'), help='fast: neighbours, a linear probe, clusters; knn: 10 to 200 neighbours; linear: the papers\' classifier, trained for --epochs; cluster: own clusters and k-means; all of these; exits: linear classifiers at every exit of a network that has some, and what each costs, with --like by the papers\' training; finetune: the whole network, trained on the labelled images; retrieval: test images search the training images; snn: the labelled images around a test image name it, as PAWS is read [fast]')
     p.add_argument('--superclasses', metavar='NAME', help='coarser labels for clusters: cifar100_20; a file of lines label,superclass; or with --hierarchy entity13, entity30, living17, nonliving26 or a depth')
     p.add_argument('--hierarchy', metavar='FOLDER', help='files of BREEDS: class_hierarchy.txt and its like')
     p.add_argument('--k', type=_int, nargs='+', metavar='K', help='numbers of clusters for k-means [1, 2 and 4 times the classes]')
-    p.add_argument('--labels', type=_share, metavar='SHARE', help='share of the training labels to use, e.g. 0.01; for linear, exits and finetune also a file with a list of images [all]')
-    p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear, exits: 100, finetune: 20]')
-    p.add_argument('--like', metavar='NAME', help='whose settings they train by: self_classifier, swav, swav_steps, selfcon, selfcon_imagenet, relational; for finetune relational, relational_official, swav_1pct, swav_10pct, paws [finetune: by the share of labels]')
+    p.add_argument('--labels', type=_few, metavar='LABELS', help='share of the training labels to use, e.g. 0.01; for linear, exits, finetune and snn also a number of each class, or a file with a list of images [all]')
+    p.add_argument('--epochs', type=_int, metavar='INT', help='of the protocols that train [linear, exits: 100, finetune: 20, or of the paper: relational 100, paws 50, suncet 30]')
+    p.add_argument('--like', metavar='NAME', help='whose settings they train by: self_classifier, swav, swav_steps, selfcon, selfcon_imagenet, relational; for finetune relational, relational_official, swav_1pct, swav_10pct, paws, suncet [finetune: by the share of labels]')
     p.add_argument('--together', nargs='+', metavar='EXIT', help='of exits: which ones answer together, such as 1 out [all]')
     p.add_argument('--average', default='logits', choices=('logits','softmax'), help='of exits: what is averaged where several answer [logits]')
     p.add_argument('--opt', choices=('larc','sgd'), help='of the linear protocol: larc as published for ImageNet, or sgd, which moves within few steps [sgd below 10,000 steps]')
     p.add_argument('--gallery', choices=('train','test'), default='train', help='of retrieval: what test images search, the training images or the other test images [train]')
+    p.add_argument('--at', default='auto', choices=('auto','prediction','projection','features'), help="of snn: what is compared [auto: the last output of a head of PAWS, else features]")
+    p.add_argument('--fresh_norm', action='store_true', help='of snn: estimate the statistics of batch norm anew, from the training images as they are')
+    p.add_argument('--temp', type=float, default=.1, metavar='NUMBER', help='of snn: temperature of the similarities [0.1]')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of draws and k-means [0]')
     p.add_argument('--out', metavar='FILE', help='also write the scores to this file, as JSON; for retrieval, queries and answers to FILE_retrieval.png')
     source,o = _read(p, argv)

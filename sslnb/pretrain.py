@@ -183,13 +183,13 @@ def _run(flat, path, cls, progress):
     if not progress: learn.logger = lambda *a: None
     say(f"{flat['method']} on {learn.dls.train.ds}, {len(learn.dls.valid.ds)} held out; {flat['backbone']} at {flat['size']} pixels, {str(flat['epochs'])+' epochs' if learn.method.trains else 'nothing to train'}, seed {flat['seed']}, {learn.dls.device.type}")
     say(f"{path}: {'going on' if going else 'a new run'}")
-    if flat.get('init') and not going:
-        from sslnb.pretrained import init_from
-        init_from(learn, flat['init'], flat.get('init_head', True))
     before = None
     if is_main():
         save_recipe(flat, path/'recipe.yml', keys_of(cls or flat['method'], flat['views'] or ''))
         before = baselines(learn)
+    if flat.get('init') and not going:
+        from sslnb.pretrained import init_from
+        init_from(learn, flat['init'], flat.get('init_head', True))
     learn.fit_ssl(run=path, resume=going, cbs=[Progress()] if progress else None, **split_recipe(flat, cls)['fit'])
     run = Run(path, flat, learn=learn, stopped=learn.stopped)
     if not is_main(): return run

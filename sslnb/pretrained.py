@@ -140,12 +140,13 @@ _MEMORY = ('head.queue','head.running','head.bank','head.labels')
 
 def init_from(
     learn:SSLLearner, # not under way
-    init:str|Path|None, # a released file, a `checkpoint.pt`, or a `backbone.safetensors` to begin with
+    init:str|Path|None, # what to begin with: a run's folder, a released file, a `checkpoint.pt`, a `backbone.safetensors`
     init_head:bool|str=True, # `True`: the whole head, where the file has one; `'mlp'`: its perceptron without classifiers; `False`: the backbone alone
     stubs:tuple=() # see `read_checkpoint`
 )->SSLLearner:
     "Begin with the weights of a file; strict in what is taken."
     if init_head not in (True,False,'mlp'): raise ValueError(f"init_head={init_head!r}; expected True, False or 'mlp'")
+    if (file:=Path(init)/'checkpoint.pt').is_file(): init = file
     _,name,sd,_ = _what(init, stubs)
     model,start = bare(learn.model),['backbone.']
     if init_head=='mlp' or init_head and any(k.startswith('head.') for k in sd): start += ['head.mlp','head.projection_head.'] if init_head=='mlp' else ['head.']

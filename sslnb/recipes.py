@@ -150,7 +150,7 @@ def keys_of(
 )->dict: # name -> `Key`
     "Every key that a recipe with this method may have."
     own = lambda f,part,names: _rename(signature(f, part), dict(zip(names, names)) if isinstance(names, list) else names)
-    data = own('ssl_dls', 'data', dict(source='data', bs='bs', seed='seed', mean='mean', std='std', size='image_size', labels='labels', valid_pct='valid_pct', split_seed='split_seed', root='root', few='few', only='only'))
+    data = own('ssl_dls', 'data', dict(source='data', bs='bs', seed='seed', mean='mean', std='std', size='image_size', labels='labels', valid_pct='valid_pct', split_seed='split_seed', root='root', few='few', unlabelled='unlabelled', only='only'))
     learner = own('ssl_learner', 'learner', ['backbone','method','views','size','stem','pretrained','channels_last','exits','exit_size'])
     learner |= own('init_from', 'learner', ['init','init_head'])
     learner['views'] = replace(learner['views'], doc=f"view set, by default the method's own: {', '.join(view_sets)}")

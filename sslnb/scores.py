@@ -20,6 +20,7 @@ from .evaluate.exits import exit_groups, exit_report, exits_text, own_classifier
 from .evaluate.finetune import FINETUNE_LIKE, FINETUNE_RUN, finetune
 from .evaluate.pictures import fig_to_png
 from .evaluate.retrieval import retrieval_scores # also gives Features its verbs
+from .evaluate.supports import support_accuracy
 from .evaluate.superclasses import superclasses as named_superclasses
 from .evaluate.report import scores_table, to_json, write_text
 from .backbones.exits import n_exits
@@ -74,28 +75,45 @@ def _cluster(f, ks, mapping, seed):
     return {n:cluster_scores(y, a) | ({} if mapping is None else dict(acc_super=cluster_scores(y, a, mapping)['acc'])) for n,a in groups.items()}
 
 def _trained(t, net, sets, epochs, labels, seed, opt, like, bs=None, show=False, **kw): # a classifier trained on the images, by the protocol `t`
-    from sslnb.data.loader import ssl_dls
     a,b = sets
-    if a.channels!=net.in_chans: raise ValueError(f'{a.name} has {a.channels} channels and the network takes {net.in_chans}; the protocols linear, exits and finetune train on the images as they are: give others, or use --protocol fast')
     if labels is not None and t!='finetune':
-        few = few_labels(a, labels, seed, b.names or ())
-        few.notes,a = a.notes,labelled_part(few)
+        a = labelled_part(few_labels(a, labels, seed, b.names or ()))
     elif t!='finetune' and not (a.labels>=0).all(): a = labelled_part(a)
-    dls = ssl_dls((a,b), min(bs, len(a)) if bs and t!='finetune' else None, seed=seed, mean=list(net.mean), std=list(net.std))
+    dls = _loaders(net, (a,b), seed, None if t=='finetune' else bs)
     kw = dict(size=net.size, like=like, **kw) | ({} if t=='exits' else dict(show=show))
     if t=='exits': return exit_report(net.backbone, dls, **kw, **({'epochs':epochs or 100, 'show':show} if like else {}))
     if t=='finetune': return finetune(net.backbone, dls, labels, n:=epochs or FINETUNE_RUN.get(like, (20,))[0], every=n, head=net.head, **({'bs':bs} if bs else {}), **kw)
     return linear_eval(net.backbone, dls, epochs=(n:=epochs or 100), every=n, recipe=dict(opt='sgd') if opt=='sgd' else None, **kw)
 
-def _given(todo, labels, like, opt, together=None): # the labels to keep; what cannot be is said before anything is computed
-    trains,known = set(todo)<={'linear','exits','finetune'},FINETUNE_LIKE if 'finetune' in todo else LINEAR_LIKE
+def _snn(net, sets, labels, seed, at, fresh_norm, temp, bs): # nearest labelled images, before and after training
+    dls = _loaders(net, sets, seed)
+    one = lambda n,m,at: support_accuracy(m.backbone, dls, labels, temp, at, fresh_norm, m.head, net.size, bs=bs)
+    return {n:one(n, m, at if n=='trained' else 'features') for n,m in _nets(net).items()}
+
+def _loaders(net, sets, seed, bs=None):
+    from sslnb.data.loader import ssl_dls
+    a,b = sets
+    if a.channels!=net.in_chans: raise ValueError(f'{a.name} has {a.channels} channels and the network takes {net.in_chans}; the protocols linear, exits, finetune and snn look at the images as they are: give others, or use --protocol fast')
+    notes,a.notes = a.notes,[]                                                     # they were told
+    dls = ssl_dls((a,b), min(bs, len(a)) if bs else None, seed=seed, mean=list(net.mean), std=list(net.std))
+    a.notes = notes
+    return dls
+
+def _nets(net): # before and after training
+    nets = {'untrained':net.untrained() if net.trained else None, 'trained' if net.trained else 'untrained':net}
+    return {n:m for n,m in nets.items() if m}
+
+_LISTS = ('linear','exits','finetune','snn') # take a list of labelled images too
+def _given(todo, labels, like, opt, together=None, snn=False): # the labels to keep; what cannot be is said before anything is computed
+    trains,known = set(todo)<=set(_LISTS),FINETUNE_LIKE if 'finetune' in todo else LINEAR_LIKE
+    if snn and 'snn' not in todo: raise ValueError('at, fresh_norm and temp say how nearest labelled images are found; they go with --protocol snn')
     if together is not None and 'exits' not in todo: raise ValueError(f'together={together} names exits of a network; it goes with --protocol exits')
     if opt: choose(opt, ['larc','sgd'], 'optimiser of the linear protocol')
     if like and not {'linear','exits','finetune'} & set(todo): raise ValueError(f'like={like} names how a classifier is trained; it goes with --protocol linear, exits or finetune')
     if like: choose(like, known, 'setting of that protocol')
     if opt and (like or 'linear' not in todo): raise ValueError(f'opt={opt} is for the linear protocol without like')
     if labels is None or (v:=_amount(labels)) is None and trains: return labels
-    if v is None: raise ValueError(f'labels={labels}: expected a share such as 0.01; a list of images goes with --protocol linear, exits or finetune')
+    if v is None: raise ValueError(f'labels={labels}: expected a share such as 0.01; a list of images goes with --protocol linear, exits, finetune or snn')
     if isinstance(v, int) and trains: return v
     keep_labels(torch.zeros(1), float(v))
     return float(v)
@@ -106,20 +124,31 @@ def _needs_labels(name, todo):
 # %% ../nbs/82h_scores.ipynb #5ab0131e
 PROTOCOLS = ('fast','knn','cluster','linear')
 
+def _opened(source, data, bs, protocol, todo, kwargs): # the network and its images, or features from a file
+    net = None if str(source).endswith('.npz') else open_backbone(source, data=data, **kwargs)
+    if net is None and protocol in _LISTS: raise ValueError(f'{source} holds features; the protocol {protocol} looks at images: give the network, or use --protocol fast')
+    f = None if net else embed(source, data, bs)
+    sets = _sets(net, data)[0] if net else None
+    if not (f.labelled if f else sets[1].labelled): _needs_labels(f.data if f else sets[0].name, todo)
+    return net,sets,f
+
 def evaluate(
     source, # what `open_backbone` takes, or a file of features (.npz)
     data=None, # labelled images to judge it by: a folder, the name of a data set; None: those that a run was trained on
-    protocol:str='fast', # `'fast'`, `'knn'`, `'cluster'`, `'linear'`, `'all'` of these; or `'exits'`, `'finetune'`, `'retrieval'`
+    protocol:str='fast', # `'fast'`, `'knn'`, `'cluster'`, `'linear'`, `'all'` of these; or `'exits'`, `'finetune'`, `'retrieval'`, `'snn'`
     superclasses=None, # `'cifar100_20'`, a name or depth of BREEDS, a file with `label,superclass` lines, or the superclass of each label
     hierarchy=None, # for BREEDS: the folder of its files
     k=None, # numbers of clusters for k-means; None: 1, 2 and 4 times the classes
-    labels=None, # share of the training labels to use, 0..1; for `linear`, `exits` and `finetune` also a number for each class, or a file with a list of images; None: all
+    labels=None, # share of the training labels to use, 0..1; for `linear`, `exits`, `finetune` and `snn` also a number for each class, or a file with a list of images; None: all
     epochs:int=None, # of the protocols that train; None: 100 of `linear` and `exits`, 20 of `finetune`
     like:str=None, # whose settings they train by: a name of `LINEAR_LIKE` or `FINETUNE_LIKE`
     opt:str=None, # of the linear protocol: `'larc'`, as published for ImageNet, or `'sgd'`, which moves within few steps; None: SGD below 10,000 steps
     gallery:str='train', # of retrieval: test images search the training images; `'test'`: the other test images
     together=None, # of exits: which ones answer together, see `exit_groups`
     average:str='logits', # of exits: what is averaged, `'logits'` or `'softmax'`
+    at:str='auto', # of snn: embeddings, `'prediction'`, `'projection'` or `'features'`; `'auto'`: the first that there is
+    fresh_norm:bool=False, # of snn: statistics of batch norm estimated anew, from the training images as they are
+    temp:float=.1, # of snn: temperature of the similarities
     seed:int=0, # of draws and k-means
     out=None, # file to write (JSON), for retrieval with a picture beside it; None: nothing is written
     force:bool=False, # write over a file that exists
@@ -127,37 +156,34 @@ def evaluate(
     **kwargs # of `open_backbone`: `size`, `pretrained`, ...
 )->dict: # protocol -> row -> scores (floats 0..1); and `about`
     "Judge a network by the labels of some images."
-    todo = PROTOCOLS if protocol=='all' else (choose(protocol, [*PROTOCOLS,'exits','finetune','retrieval','all'], 'protocol'),)
+    todo = PROTOCOLS if protocol=='all' else (choose(protocol, [*PROTOCOLS,'exits','finetune','retrieval','snn','all'], 'protocol'),)
     _retrieval_given(todo, gallery, labels, out, force)
-    labels = _given(todo, labels, like, opt, together)
-    net = None if str(source).endswith('.npz') else open_backbone(source, data=data, **kwargs)
-    if net is None and protocol in ('linear','exits','finetune'): raise ValueError(f'{source} holds features; the protocol {protocol} trains on images: give the network, or use --protocol fast')
-    f = None if net else embed(source, data, bs)
-    sets,where = _sets(net, data) if net else (None,None)
-    labelled,classes = (f.labelled,f.classes) if f else (sets[1].labelled,sets[0].classes)
-    if not labelled: _needs_labels(f.data if f else sets[0].name, todo)
+    labels = _given(todo, labels, like, opt, together, at!='auto' or fresh_norm or temp!=.1)
+    net,sets,f = _opened(source, data, bs, protocol, todo, kwargs)
     if protocol=='exits': exit_groups(n_exits(net.backbone), together)
-    mapping,f = _mapping(superclasses, hierarchy, classes),f or _embed(net, sets, bs)
+    mapping = _mapping(superclasses, hierarchy, f.classes if f else sets[0].classes)
+    f = f or _embed(net, sets, bs)
     ks = [k] if isinstance(k, int) else list(k or [min(m*f.n_classes, len(f.train)) for m in (1,2,4)])
     rows = _rows(net, f, bs)
     do = dict(fast=lambda f: _fast(f, mapping, labels, seed), knn=lambda f: _knn(f, labels, seed), cluster=lambda f: _cluster(f, ks, mapping, seed), retrieval=lambda f: f.retrieval(gallery=gallery))
+    nets = dict(exits=dict(together=together, average=average), snn=dict(at=at, fresh_norm=fresh_norm, temp=temp, bs=bs))
     res = dict(about=dict(network=f.source, data=f.data, train=len(f.train), test=0 if f.test is None else len(f.test), labels=labels or 1., superclasses=superclasses if isinstance(superclasses, str) else superclasses and 'given'))
-    for t in [t for t in todo if net or t in do]: res[t] = {n:do[t](f) for n,f in rows.items()} if t in do else _both(t, net, sets, epochs, labels, seed, opt, like, dict(together=together, average=average))
+    for t in [t for t in todo if net or t in do]: res[t] = {n:do[t](f) for n,f in rows.items()} if t in do else _both(t, net, sets, epochs, labels, seed, opt, like, nets.get(t))
     if out and 'retrieval' in todo: res['about']['picture'] = _draw(f, out, gallery)
     if out: write_text(out, to_json(res))
     return res
 
 def _new(net, sets): return net.learn is None or sets[1] is not net.learn.dls.valid.ds        # other images than the network's own
 
-def _both(t, net, sets, epochs, labels, seed, opt, like, exits): # before and after training
+def _both(t, net, sets, epochs, labels, seed, opt, like, given): # before and after training
+    if t=='snn': return _snn(net, sets, labels, seed, **given)
     share = labels if isinstance(labels, float) else 1
     opt = opt or like or ('larc' if (epochs or 100)*len(sets[0])*share/256>=10_000 else 'sgd')
-    nets = {'untrained':net.untrained() if net.trained else None, 'trained' if net.trained else 'untrained':net}
     if t=='exits':
-        own = {'own classifiers':exit_report(net.learn, own=True, **exits)} if own_classifiers(net.learn) is not None and not _new(net, sets) else {}
-        return {**{n:_trained(t, m, sets, epochs, labels, seed, None, like, 512, **exits) for n,m in nets.items() if m}, **own}
+        own = {'own classifiers':exit_report(net.learn, own=True, **given)} if own_classifiers(net.learn) is not None and not _new(net, sets) else {}
+        return {**{n:_trained(t, m, sets, epochs, labels, seed, None, like, 512, **given) for n,m in _nets(net).items()}, **own}
     top = lambda r: {'top-1':r['top1'], 'top-5':r['top5'] if len(sets[0].classes)>5 else None}
-    return {n:top(_trained(t, m, sets, epochs, labels, seed, opt, like)) for n,m in nets.items() if m}
+    return {n:top(_trained(t, m, sets, epochs, labels, seed, opt, like)) for n,m in _nets(net).items()}
 
 # %% ../nbs/82h_scores.ipynb #f316959c
 _HEADS = dict(nmi='NMI', ami='AMI', ari='ARI', acc='ACC', acc_super='superclasses')
@@ -177,6 +203,9 @@ def scores_text(
     if 'linear' in res: out.append('linear protocol\n'+scores_table(res['linear'], cols(res['linear'])))
     if 'exits' in res: out.append('linear classifiers at every exit\n\n'+exits_text(res['exits']))
     if 'finetune' in res: out.append('fine-tuned\n'+scores_table(res['finetune'], cols(res['finetune'])))
+    if 'snn' in res:
+        rows = {f"{n}, {r['at']}":{'top-1':r['top1'], 'top-5':r['top5']} for n,r in res['snn'].items()}
+        out.append(f"soft nearest neighbours among {next(iter(res['snn'].values()))['supports']} labelled images\n"+scores_table(rows, {'top-1':'top-1','top-5':'top-5'}))
     if 'cluster' in res:
         rows = {f"{dict(raw='raw pixels').get(n, n)}, {g}":s for n,r in res['cluster'].items() for g,s in r.items()}
         out.append('clusters\n'+scores_table(rows, {k:h for k,h in _HEADS.items() if any(k in s for s in rows.values())}))

@@ -8,7 +8,7 @@ __all__ = ['linear_', 'test_', 'compare_', 'table_']
 # %% ../nbs/83d_stages.ipynb #d2a5dd10
 import argparse
 from .cli import Parser, _Format
-from .commands import _int, _parser, _read, _share
+from .commands import _few, _int, _parser, _read
 
 # %% ../nbs/83d_stages.ipynb #6dda0b3d
 def _floats(s): return f"loss {s['loss']:.4f}, top-1 {100*s['top1']:.2f} %"+('' if s['top5'] is None else f", top-5 {100*s['top5']:.2f} %")+f", {s['images']} images"
@@ -19,10 +19,10 @@ def linear_(argv):
                 ['runs/photos','runs/cifar10 --data cifar100 --out runs/transfer','runs/cifar100 --data supercifar100','runs/photos --finetune --few 1%','runs/photos --resume'], files=False)
     p.add_argument('--finetune', action='store_true', help='train the network too')
     p.add_argument('--few', type=_few, metavar='LABELS', help='training images with a label: a share such as 1%%, a number of each class, a file with a list [all]')
-    p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps, selfcon, selfcon_imagenet; with --finetune relational, relational_official, swav_1pct, swav_10pct, paws [relational]')
-    p.add_argument('--epochs', type=_int, metavar='INT', help='passes over the labelled images [100; with --finetune 20, relational 100, paws 50]')
+    p.add_argument('--like', default='relational', metavar='NAME', help='whose settings: relational, self_classifier, swav, swav_steps, selfcon, selfcon_imagenet; with --finetune relational, relational_official, swav_1pct, swav_10pct, paws, suncet [relational]')
+    p.add_argument('--epochs', type=_int, metavar='INT', help='passes over the labelled images [100; with --finetune 20, relational 100, paws 50, suncet 30]')
     bs = p._option_string_actions['--bs']
-    bs.default,bs.help,p._option_string_actions['--force'].help = None,'images in a batch [256; relational 128, selfcon 512, paws 1024]',argparse.SUPPRESS
+    bs.default,bs.help,p._option_string_actions['--force'].help = None,'images in a batch [256; relational 128, selfcon 512, paws 1024, suncet 4096]',argparse.SUPPRESS
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of the order, the first weights and the draw of --few [0]')
     p.add_argument('--out', metavar='DIR', help='folder, new or empty [named after the source]')
     p.add_argument('--resume', action='store_true', help='go on with what was begun in that folder, by the same command')
@@ -33,11 +33,6 @@ def linear_(argv):
     if not c.finished: return 130
     print(f"{_floats(c.scores)}\n{c.path}\nto test it again, or on other images of these classes: sslnb test {c.path}")
     return 0
-
-def _few(w):
-    if w.startswith('coin '): return w
-    try: return int(w) if w.isdigit() else _share(w)
-    except argparse.ArgumentTypeError: raise argparse.ArgumentTypeError(f'{w!r}; expected a share such as 1%, a number for each class, or a file with a list') from None
 
 def test_(argv):
     "sslnb test RUN"

@@ -55,6 +55,7 @@ class WideResNet(nn.Module):
         return F.adaptive_avg_pool2d(F.relu(self.bn1(x), inplace=True), 1).flatten(1)
 
 wide_resnets = {f'wide_resnet{d}w{w}':partial(WideResNet, d, w) for d,w in ((28,2),(28,8),(28,10),(16,8),(40,2))}
+wide_resnets['wide_resnet28w2_paws'] = partial(WideResNet, 28, 2, last_momentum=.99)       # as in PAWS's code
 
 # %% ../../nbs/20c_backbones.wide.ipynb #4ea6f886
 @torch.no_grad()

@@ -19,7 +19,7 @@ from .images import _hw, image_files
 from .lists import class_list, class_subset
 from .objects import _scalar, from_dataset, from_items, from_table, is_table, label_numbers
 from .sets import Images, ImageSet, from_array, split
-from .subsets import _amount, few_labels, find_images, labels_from, read_list
+from .subsets import _amount, few_labels, find_images, labelled_part, labels_from, read_list
 from ..distributed import barrier, is_main
 
 # %% ../../nbs/10g_data.sources.ipynb #f666ccfa
@@ -271,6 +271,7 @@ def image_sets(
     split_seed:int=42, # of that draw, and of the labels that `few` keeps
     root:str|Path|None=None, # folder of the data sets by name; by default SSLNB_DATA, else `~/.cache/sslnb`
     few:float|int|str|None=None, # keep these training labels only: a share, a number for each class, a CSV or TXT file, `'coin 1%'`; see `few_labels`
+    unlabelled:bool=True, # train on images without a label too; False: on the labelled ones alone
     only:str|None=None, # keep these classes only: a list that comes with the library (see `class_lists`), or a file with a class a line; labels in its order
     image_column:str|None=None, # for Hugging Face: column of the pictures
     label_column:str|None=None # and of the labels
@@ -291,7 +292,8 @@ def image_sets(
     if size and isinstance(train, ImageSet) and train.size!=_hw(size): train.notes.append(f'its images have {train.size[0]} x {train.size[1]} pixels in memory, and stay so')
     if labels is False: train,test = (s.with_labels(None) for s in (train,test))
     if labels and not train.labelled: raise ValueError(f'labels=True, but {train.name} has none')
-    return (train,test) if few is None else _few(train, test, few, split_seed)
+    if few is not None: train,test = _few(train, test, few, split_seed)
+    return (train if unlabelled else labelled_part(train)),test
 
 def _few(train, test, few, seed):
     new = few_labels(train, few, seed, test.names or ())

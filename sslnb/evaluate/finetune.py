@@ -21,10 +21,11 @@ FINETUNE_LIKE = dict(                                                           
     swav_1pct=dict(_swav, backbone_lr=.02, lr=5.),
     swav_10pct=dict(_swav, backbone_lr=.01, lr=.2),
     paws=dict(opt='sgd', lr=.005, momentum=.9, nesterov=True, wd=0., final_lr=0.),  # https://arxiv.org/abs/2104.13963, for 10 % of the labels
+    suncet=dict(opt='sgd', lr=.05, momentum=.9, nesterov=True, wd=0., final_lr=0.),  # https://arxiv.org/abs/2006.10803
     relational=dict(_relational, decay_at=[.5,.75], decay_by=.1),                # https://arxiv.org/abs/2006.05849, the same rates for any batch
     relational_official=dict(_relational, decay_at=[100,150], decay_by=.1),      # as its program runs: epochs of a run of 200
 )
-FINETUNE_RUN = {**dict.fromkeys(FINETUNE_LIKE, (20,256)), 'paws':(50,1024), 'relational':(100,128), 'relational_official':(100,128)}      # epochs, images in a batch
+FINETUNE_RUN = {**dict.fromkeys(FINETUNE_LIKE, (20,256)), 'paws':(50,1024), 'suncet':(30,4096), 'relational':(100,128), 'relational_official':(100,128)}      # epochs, images in a batch
 FINETUNE_VIEWS = dict(                                                            # what is different in the crop
     relational=dict(scale=(1.,1.), ratio=(1.,1.), degrees=18, translate=.1, shear=10, zoom=(.9,1.1), affine_p=.5, erase_ratio=(1.,1.)),
     relational_official=LINEAR_VIEWS['relational'],
@@ -84,7 +85,7 @@ def finetune(
     return dict(linear_eval(source, part, epochs or n, frozen=False, still_norm=still_norm, method=_classifier(source, like, head), recipe=r, **kwargs), images=part.n)
 
 def _classifier(source, like, head): # a new layer; as PAWS does it, of zeros, on the first layer of the head that was there
-    m = LinearProtocol(std=0. if like=='paws' else None)
+    m = LinearProtocol(std=0. if like in ('paws','suncet') else None)
     if like=='paws' and head is None and isinstance(source, SSLLearner): head = bare(source.model).head
     if like=='paws' and hasattr(head, 'classifier'): m.start = head
     return m

@@ -7,55 +7,73 @@ __all__ = ['support_accuracy']
 
 # %% ../../nbs/77f_evaluate.supports.ipynb #d8fd8ef0
 from copy import deepcopy
+from types import SimpleNamespace
 import torch
+from torch import nn
 from ..augment.pipeline import clean
 from ..backbones.wide import fresh_stats
 from ..core import bare, choose
 from ..data.subsets import few_labels
 from ..distributed import all_sum, rank, world_size
 from ..extract import batched, over_images
-from ..learner import SSLLearner
+from ..learner import SSLLearner, SSLModel
 from ..measures import top_hits
+from ..paws_heads import PAWSHead
 from ..soft_neighbours import soft_neighbours
 
 # %% ../../nbs/77f_evaluate.supports.ipynb #b2172111
-def _embedding(m, at): # images to rows
-    if at=='features' or (at=='auto' and not hasattr(m.head, 'fc')): return lambda x: (f['out'] if isinstance(f:=m.backbone(x), dict) else f)
-    if not hasattr(m.head, 'fc'): raise ValueError(f"at={at!r}, but the head of this network has no projection and prediction of PAWS; take at='features'")
-    return lambda x: m([x], {})['out'][{'auto':'z', 'prediction':'z', 'projection':'h'}[at]][0]
+def _opened(source, dls, head, size): # what `over_images` looks through
+    if isinstance(source, SSLLearner) and dls is None: return source
+    if dls is None: raise ValueError('a backbone alone knows no data: give dls=ssl_dls(...) with labels')
+    if isinstance(source, SSLLearner): head,size,source = head or bare(source.model).head,size or source.size,bare(source.model).backbone
+    return SimpleNamespace(model=SSLModel(source, head or nn.Identity()), dls=dls, size=size or max(dls.train.ds.size))
+
+def _embedding(m, at): # what embeds images, and its name
+    own = isinstance(m.head, PAWSHead)
+    if at=='auto': at = 'features' if not own else 'prediction' if hasattr(m.head, 'pred') else 'projection'
+    if at=='features': return (lambda x: (f['out'] if isinstance(f:=m.backbone(x), dict) else f)),at
+    if not own or at=='prediction' and not hasattr(m.head, 'pred'): raise ValueError(f"at={at!r}, but this network's head has no {at} of PAWS; expected "+("'projection' or " if own else '')+"'features'")
+    return (lambda x: m([x], {})['out']['z' if at=='prediction' else 'h'][0]),at
 
 def support_accuracy(
-    learn:SSLLearner, # trained; of PAWS, SuNCEt, SimCLR+CT, or any other method
+    source, # a trained `SSLLearner` of any method, or a backbone: images to (B,F)
+    dls=None, # data with labels; by default those that the Learner was trained on
     labels=None, # which of the labelled training images are supports: a number of each class, a share, a file with a list; None: all
     temp:float=0.1, # temperature of the similarities
-    at:str='auto', # embeddings: the head's 'prediction' or 'projection', or the 'features'; 'auto': the first that there is
+    at:str='auto', # embeddings: the head's `'prediction'` or `'projection'`, or the `'features'`; `'auto'`: the first that there is
     fresh_norm:bool=False, # statistics of batch norm estimated anew, from the training images as they are
+    head=None, # of a backbone: the `PAWSHead` on top of it
+    size:int=None, # side of the images, pixels; by default what the Learner was trained on, or that of the images
     tops:tuple=(1,5), # right if the label is among this many best classes
     bs:int=512 # images at a time
-)->dict: # `top1` and `top5` of the labelled test images, 0..1; `supports`: how many there were
+)->dict: # `top1` and `top5` of the labelled test images, 0..1; how many `supports` there were; `at` which embeddings
     "Accuracy of the soft nearest neighbours, https://arxiv.org/abs/2104.13963"
     choose(at, ['auto','prediction','projection','features'], 'at')
+    if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.1')
+    learn = _opened(source, dls, head, size)
     a,b,m = learn.dls.train.ds,learn.dls.valid.ds,bare(learn.model)
     if labels is not None: a = few_labels(a, labels, learn.dls.seed, b.names or ())
     have,test = (torch.as_tensor(d.labels)>=0 for d in (a,b))
     if not have.any() or not test.any(): raise ValueError(f'{a.name} has {int(have.sum())} labelled training images and {int(test.sum())} labelled test images; expected some of both')
-    kept = m.state_dict() if not fresh_norm else deepcopy(m.state_dict())
+    f,at = _embedding(m, at)
+    kept = deepcopy(m.state_dict()) if fresh_norm else None
     try:
-        if fresh_norm: _fresh(learn, m, a, bs)
-        f = _embedding(m, at)
-        rows = lambda d: over_images(learn, d, lambda x,i: f(x), bs)
-        pick = lambda d,ok: d if ok.all() else d.subset(ok.nonzero()[:,0])
-        sup,query = pick(a, have),pick(b, test)
-        z = _whole(rows(sup), len(sup)); y = torch.as_tensor(sup.labels).to(z.device)
-        q = rows(query); yq = _share(torch.as_tensor(query.labels)).to(q.device)
-        n = max(int(y.max()), int(torch.as_tensor(query.labels).max()))+1
-        hits = sum(top_hits(soft_neighbours(c, z, torch.nn.functional.one_hot(y, n), temp), t, tops) for c,t in zip(q.split(bs), yq.split(bs)))
+        if fresh_norm: _fresh(learn, m, at, a, bs)
+        hits,n,total = _hits(lambda d: over_images(learn, d, lambda x,i: f(x), bs), _pick(a, have), _pick(b, test), temp, tops, bs)
     finally:
         if fresh_norm: m.load_state_dict(kept)
-    hits = all_sum(hits.float().to(q.device)).tolist()
-    return {**{f'top{t}':h/len(query) for t,h in zip(tops, hits)}, 'supports':len(sup)}
+    return {**{f'top{t}':h/total for t,h in zip(tops, hits)}, 'supports':n, 'at':at}
 
 # %% ../../nbs/77f_evaluate.supports.ipynb #fed12ac5
+def _pick(d, ok): return d if ok.all() else d.subset(ok.nonzero()[:,0])
+
+def _hits(rows, sup, query, temp, tops, bs): # right answers, supports, questions; over all processes
+    z = _whole(rows(sup), len(sup)); y = torch.as_tensor(sup.labels).to(z.device)
+    q = rows(query); yq = _share(torch.as_tensor(query.labels)).to(q.device)
+    n = max(int(y.max()), int(torch.as_tensor(query.labels).max()))+1
+    hits = sum(top_hits(soft_neighbours(c, z, nn.functional.one_hot(y, n), temp), t, tops) for c,t in zip(q.split(bs), yq.split(bs)))
+    return all_sum(hits.float().to(q.device)).tolist(),len(sup),len(query)
+
 def _share(x): # rows of this process, as `over_images` takes them
     parts = x.tensor_split(world_size() if len(x)>=world_size() else 1)
     return parts[rank()%len(parts)]
@@ -66,9 +84,9 @@ def _whole(x, n): # rows of all processes
     _share(out).copy_(x)
     return all_sum(out)
 
-def _fresh(learn, m, ds, bs): # batch norm of backbone and head, from images as they are
+def _fresh(learn, m, at, ds, bs): # batch norm of backbone and head, from images as they are
     dls,dev = learn.dls,next(m.parameters()).device
     view = lambda x: clean(x.to(dev), dls.mean, dls.std, learn.size)
     whole = torch.nn.Module(); whole.m = m
-    whole.forward = lambda x: m([x], dict(idx=torch.arange(len(x), device=dev))) if hasattr(m.head, 'fc') else m.backbone(x)
+    whole.forward = lambda x: m.backbone(x) if at=='features' else m([x], {})
     fresh_stats(whole, (view(x) for x in batched(ds.at(learn.size), bs) if len(x)>1))

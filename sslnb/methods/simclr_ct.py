@@ -11,6 +11,7 @@ from fastcore.basics import store_attr
 from ..contrast import nt_xent, suncet
 from ..core import bare
 from ..data.supports import Supports
+from ..heads import mlp
 from ..paws_heads import PAWSHead
 from ..views import two_views
 from ..learner import SSLMethod
@@ -27,6 +28,7 @@ class SimCLRCT(SSLMethod):
     def __init__(self,
         dim:int=None, # size of the embeddings; None: as the backbone's features
         pred:bool=True, # a prediction head on top?
+        plain:bool=False, # the head of the 2020 version in place of that of PAWS: one hidden layer, no batch norm, no prediction
         temp:float=0.1, # temperature of both losses
         supervised_epochs:int=100, # epochs with SuNCEt; 0: SimCLR alone
         support_classes:int|None=None, # classes among the labelled images of a batch; None: all that have a label
@@ -44,12 +46,12 @@ class SimCLRCT(SSLMethod):
     def supervised_now(self): return bare(self.learn.model).epoch<self.supervised_epochs
     def setup(self, dls, backbone):
         self.supports = Supports(dls.train, self.support_classes, self.support_images, self.support_views) if self.supervised_epochs else None
-    def head(self, n_in): return PAWSHead(n_in, self.dim or n_in, self.pred)
+    def head(self, n_in): return mlp(n_in, n_in, self.dim or n_in, bn=False) if self.plain else PAWSHead(n_in, self.dim or n_in, self.pred)
     def before_batch(self):
         if self.supervised_now: self.supports.put_first(self.learn)
     def after_fit(self):
         if self.supports: self.supports.close()
     def loss(self, out, batch):
-        S,z = batch.get('support views', 0),out['z']
+        S,z = batch.get('support views', 0),out if self.plain else out['z']
         loss = nt_xent(z[S:], self.temp, detach=self.detach)
         return loss+suncet(torch.cat(z[:S]), batch['slots'], self.temp) if S else loss
