@@ -16,7 +16,7 @@ from .recipes import grids, load_recipe, recipes
 
 # %% ../nbs/82j_compare.ipynb #874aa466
 _BOUNDS = dict(RandomWeights='lower bound', Supervised='upper bound')
-_WHAT = ('method','backbone','trained_on','tested_on','protocol','few','epochs')
+_WHAT = ('method','backbone','trained_on','tested_on','protocol','like','few','epochs','classifier_epochs')
 
 def _one(path): # what a folder holds: row, seed, scores
     path = Path(path)
@@ -24,9 +24,14 @@ def _one(path): # what a folder holds: row, seed, scores
     scores = json.loads((path/'scores.json').read_text())
     if (path/'classifier.yml').is_file():
         s = _settings(path)
-        return dict(method=s['method'], backbone=s['backbone'], trained_on=s['trained_on'], tested_on=s['tested_on'], protocol=s['protocol'], few=s['few'], epochs=s['trained_epochs']), s['trained_seed'], {k:scores[k] for k in ('top1','top5','loss')}
+        return dict(method=s['method'], backbone=s['backbone'], trained_on=s['trained_on'], tested_on=s['tested_on'], protocol=s['protocol'], like=s['like'], few=s['few'], epochs=s['trained_epochs'], classifier_epochs=s['epochs']), s['trained_seed'], {k:scores[k] for k in ('top1','top5','loss')}
     r = load_recipe(path/'recipe.yml')
-    return dict(method=r['method'], backbone=r['backbone'], trained_on=r['data'], tested_on=r['data'], protocol='report', few=None, epochs=r['epochs']), r['seed'], {k:scores['trained'].get(k) for k in ('knn','linear','nmi','ami','acc')}
+    return dict(method=r['method'], backbone=r['backbone'], trained_on=r['data'], tested_on=r['data'], protocol='report', like=None, few=None, epochs=r['epochs'], classifier_epochs=None), r['seed'], {k:scores['trained'].get(k) for k in ('knn','linear','nmi','ami','acc')}
+
+def _short(rows): # folders and files by their last name, where that tells them apart
+    places = {r[k] for r in rows for k in ('trained_on','tested_on','few') if isinstance(r[k], str)}
+    names = {p:Path(p).name or p for p in places}
+    return rows if len(set(names.values()))<len(names) else [{**r, **{k:names.get(r[k], r[k]) for k in ('trained_on','tested_on','few')}} for r in rows]
 
 def table(
     runs, # folders of runs, or of classifiers
@@ -37,7 +42,7 @@ def table(
     for what,seed,scores in map(_one, runs): groups.setdefault(tuple(what.values()), []).append((seed, scores))
     if not groups: raise ValueError('no runs; give folders of sslnb pretrain, or of sslnb linear')
     if len({tuple(s) for g in groups.values() for _,s in g})>1: raise ValueError('some of these are runs, some are classifiers on them; give one kind, for a table of the same scores')
-    rows = [{**dict(zip(_WHAT, k)), 'runs':len(g), 'seeds':' '.join(str(s) for s,_ in g), **_spread([s for _,s in g])} for k,g in groups.items()]
+    rows = _short([{**dict(zip(_WHAT, k)), 'runs':len(g), 'seeds':' '.join(str(s) for s,_ in g), **_spread([s for _,s in g])} for k,g in groups.items()])
     main = next(k for k in rows[0] if k in ('top1','knn'))
     rows.sort(key=lambda r: ({'lower bound':0, 'upper bound':2}.get(_BOUNDS.get(r['method']), 1), r[main] if r[main] is not None else 0))
     if out: write_csv(rows, out)
