@@ -10,7 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .core import choose
+from .core import choose, positive
 from .distributed import gather, all_sum, rank, world_size
 
 # %% ../nbs/47_contrast.ipynb #258a02c1
@@ -39,7 +39,7 @@ def similarities(
     detach:bool=False # no gradient through the rows that anchors are compared with
 )->tuple: # (A B, V W B) similarities over temperature, the anchor itself at `NEVER`; (A B,) column of the anchor itself
     "Every anchor of this process beside every row of all processes, both view after view."
-    if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.1')
+    positive(temp, 'temp', 0.1)
     which = _which(anchors, len(views))
     with torch.autocast(views[0].device.type, enabled=False):
         z = _stacked(views, normalise)

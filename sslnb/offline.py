@@ -10,7 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .core import bare
+from .core import bare, positive
 from .distributed import all_mean, rank, world_size
 from .views import multi_crop
 from .learner import SSLMethod
@@ -64,7 +64,7 @@ class OfflineClustering(SSLMethod, register=False):
     tiny = dict(dim=32, hidden=64)
     tiny_views = dict(flip=0., n_local=2, global_scale=(.6,1.), local_scale=(.3,.8), jitter=None, grey=0., blur=0., second=None, local=None)
     def setup(self, dls, backbone):
-        if not self.temp>0: raise ValueError(f'temp={self.temp}; expected a number above 0, such as 0.1')
+        positive(self.temp, 'temp', 0.1)
         if not self.assign_crops or min(self.assign_crops)<0 or len(set(self.assign_crops))<len(self.assign_crops): raise ValueError(f'assign_crops={self.assign_crops}; expected numbers of views, each once, such as (0,1)')
         self.n,self.sizes = dls.n,prototype_sizes(self.n_prototypes, len(dls.train)*dls.bs, dls.n_classes or 0)
         self.n_clusters = self.sizes[0]

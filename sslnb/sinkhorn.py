@@ -8,6 +8,7 @@ __all__ = ['sinkhorn', 'hard_codes']
 # %% ../nbs/40_sinkhorn.ipynb #47c91cf7
 import torch
 from torch import Tensor
+from .core import positive
 from .distributed import gather, all_sum
 
 # %% ../nbs/40_sinkhorn.ipynb #a1ef0dc4
@@ -25,7 +26,7 @@ def sinkhorn(
 )->Tensor: # (n, K), float32 (float64 for float64 scores); rows sum to 1
     "Equipartitioned soft assignment of the images of all processes, https://arxiv.org/abs/2006.09882"
     if scores.ndim!=2 or scores.shape[1]<2: raise ValueError(f'scores of shape {tuple(scores.shape)}; expected (images, prototypes) with at least 2 prototypes')
-    if not eps>0: raise ValueError(f'eps={eps}; expected a number above 0, such as 0.05')
+    positive(eps, 'eps', 0.05)
     if (max_iters if iters is None else iters)<1: raise ValueError(f'iters={iters}, max_iters={max_iters}; expected at least one round')
     x = (scores if scores.dtype==torch.float64 else scores.float())/eps
     u,n = x.new_zeros(len(x), 1),all_sum(x.new_tensor(float(len(x))))

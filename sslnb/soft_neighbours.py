@@ -9,6 +9,7 @@ __all__ = ['soft_neighbours', 'sharpen', 'crop_targets', 'me_max', 'paws_loss', 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .core import positive
 from .distributed import gather, all_mean, local
 
 # %% ../nbs/49b_soft_neighbours.ipynb #29270f25
@@ -26,7 +27,7 @@ def soft_neighbours(
     temp:float=0.1 # temperature
 )->Tensor: # (q, C) logarithm of the probability of each class
     "Classify by similarity to labelled images, https://arxiv.org/abs/2104.13963"
-    if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.1')
+    positive(temp, 'temp', 0.1)
     if query.ndim!=2 or supports.ndim!=2 or query.shape[1]!=supports.shape[1] or not len(supports): raise ValueError(f'query of shape {tuple(query.shape)}, supports of shape {tuple(supports.shape)}; expected (q, d) and (m, d) with m of at least 1')
     if labels.ndim not in (1,2) or len(labels)!=len(supports): raise ValueError(f'labels of shape {tuple(labels.shape)} for {len(supports)} supports; expected ({len(supports)}, C) label rows, or ({len(supports)},) classes')
     if labels.ndim==1:

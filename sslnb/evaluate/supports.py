@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from ..augment.pipeline import clean
 from ..backbones.wide import fresh_stats
-from ..core import bare, choose
+from ..core import bare, choose, positive
 from ..data.subsets import few_labels
 from ..distributed import all_sum, rank, world_size
 from ..extract import batched, over_images
@@ -49,7 +49,7 @@ def support_accuracy(
 )->dict: # `top1` and `top5` of the labelled test images, 0..1; how many `supports` there were; `at` which embeddings
     "Accuracy of the soft nearest neighbours, https://arxiv.org/abs/2104.13963"
     choose(at, ['auto','prediction','projection','features'], 'at')
-    if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.1')
+    positive(temp, 'temp', 0.1)
     learn = _opened(source, dls, head, size)
     a,b,m = learn.dls.train.ds,learn.dls.valid.ds,bare(learn.model)
     if labels is not None: a = few_labels(a, labels, learn.dls.seed, b.names or ())

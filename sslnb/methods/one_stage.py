@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from fastcore.basics import store_attr
 from ..backbones.exits import middle_exit, n_exits
 from ..contrast import sup_con
-from ..core import choose
+from ..core import choose, positive
 from ..distributed import all_sum, world_size
 from ..exit_heads import ExitClassifiers, vgg_classifier
 from ..views import k_views
@@ -75,7 +75,7 @@ class OneStage(SSLMethod):
         self.weights = tuple(k if w is None else w for k,w in zip(choose(kind, kinds, 'kind'), (alpha, beta, gamma)))
         choose(classifier, ['linear','mlp'], 'classifier')
         if min(self.weights)<0: raise ValueError(f'alpha, beta, gamma = {self.weights}; expected numbers of at least 0')
-        if not (temp>0 and base>0): raise ValueError(f'temp={temp}, base={base}; expected numbers above 0, such as 3 and 0.07')
+        positive(temp, 'temp', 3); positive(base, 'base', 0.07)
     def setup(self, dls, backbone):
         if not dls.n_classes: raise ValueError(f'{dls.name} has no classes to tell apart; give a folder for each class, or (images, labels)')
         self.classes,self.exits = dls.n_classes,n_exits(middle_exit(backbone)) if any(self.weights) else 0

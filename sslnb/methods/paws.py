@@ -9,6 +9,7 @@ __all__ = ['PAWS', 'make_supports']
 import math
 import torch
 from fastcore.basics import store_attr
+from ..core import positive
 from ..data.supports import Supports
 from ..distributed import all_mean
 from ..paws_heads import PAWSHead
@@ -41,8 +42,7 @@ class PAWS(SSLMethod):
         official_draw:bool=False # draw supports as the authors' code does, with a counter that no checkpoint has
     ):
         store_attr()
-        for k in ('temp','sharpen'):
-            if not getattr(self, k)>0: raise ValueError(f'{k}={getattr(self, k)}; expected a number above 0, such as {dict(temp=.1, sharpen=.25)[k]}')
+        positive(temp, 'temp', 0.1); positive(sharpen, 'sharpen', 0.25)
         if me_max<0: raise ValueError(f'me_max={me_max}; expected the weight of that term, 1 as published or 0 for none')
     @property
     def front(self): return self.support_views

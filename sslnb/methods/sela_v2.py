@@ -9,7 +9,7 @@ __all__ = ['sinkhorn_labels', 'SeLaV2']
 import torch
 from torch import Tensor
 from fastcore.basics import store_attr
-from ..core import bare
+from ..core import bare, positive
 from ..distributed import all_sum
 from ..sinkhorn import _columns
 from ..offline import OfflineClustering
@@ -52,7 +52,7 @@ class SeLaV2(OfflineClustering):
     ): store_attr()
     def setup(self, dls, backbone):
         super().setup(dls, backbone)
-        if not self.eps>0: raise ValueError(f'eps={self.eps}; expected a number above 0, such as 0.05')
+        positive(self.eps, 'eps', 0.05)
         if self.max_iters<1: raise ValueError(f'max_iters={self.max_iters}; expected at least 1')
         self.frozen = round(self.freeze*len(dls.train))       # steps
     def cluster(self, x, p, h):

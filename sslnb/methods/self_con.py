@@ -10,7 +10,7 @@ import math
 from fastcore.basics import store_attr
 from ..backbones.exits import middle_exit, n_exits
 from ..contrast import selfcon_loss
-from ..core import choose
+from ..core import choose, positive
 from ..exit_heads import ContrastHead
 from ..views import k_views
 from ..learner import SSLMethod
@@ -35,8 +35,7 @@ class SelfCon(SSLMethod):
         self.needs_labels = bool(labels)
         choose(head_type, ['mlp','linear'], 'head_type')
         if alpha<0: raise ValueError(f'alpha={alpha}; expected 0, or the weight of the exits in the starred form, such as 1')
-        for k in ('temp','base'):
-            if not getattr(self, k)>0: raise ValueError(f'{k}={getattr(self, k)}; expected a number above 0, such as 0.1')
+        positive(temp, 'temp', 0.1); positive(base, 'base', 0.07)
     def setup(self, dls, backbone): self.bs,self.exits = dls.bs,n_exits(middle_exit(backbone))
     def head(self, n_in): return ContrastHead(n_in, self.exits, self.dim, self.head_type)
     def loss(self, out, batch):

@@ -11,7 +11,7 @@ from functools import partial
 from torch import nn
 from fastcore.basics import store_attr
 from ..contrast import nt_xent
-from ..core import choose
+from ..core import choose, positive
 from ..heads import mlp
 from ..layouts import layout
 from ..relational_layouts import relational_name
@@ -43,7 +43,7 @@ class SimCLR(SSLMethod):
     ):
         store_attr()
         choose(reduction, ['mean','log_mean'], 'reduction')
-        if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.5')
+        positive(temp, 'temp', 0.5)
     def setup(self, dls, backbone): self.rows = 2*dls.bs
     def head(self, n_in): return simclr_head(n_in, self.dim, self.hidden)
     def loss(self, z): return nt_xent(z, self.temp, self.reduction, self.detach)

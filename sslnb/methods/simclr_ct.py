@@ -9,7 +9,7 @@ __all__ = ['SimCLRCT']
 import torch
 from fastcore.basics import store_attr
 from ..contrast import nt_xent, suncet
-from ..core import bare
+from ..core import bare, positive
 from ..data.supports import Supports
 from ..heads import mlp
 from ..paws_heads import PAWSHead
@@ -38,7 +38,7 @@ class SimCLRCT(SSLMethod):
     ):
         store_attr()
         self.needs_labels = supervised_epochs>0
-        if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.1')
+        positive(temp, 'temp', 0.1)
         if supervised_epochs<0 or (supervised_epochs and support_images<2 and support_views<2): raise ValueError(f'supervised_epochs={supervised_epochs}, support_images={support_images}; expected epochs of at least 0, and two images of each class: SuNCEt compares an image with others of its class')
     @property
     def front(self): return self.support_views*self.supervised_now

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from fastcore.basics import store_attr
 from ..contrast import suncet
-from ..core import bare
+from ..core import bare, positive
 from ..data.supports import Supports
 from ..paws_heads import PAWSHead
 from ..views import k_views
@@ -34,7 +34,7 @@ class SuNCEt(SSLMethod):
         still_norm:bool=False # batch norm with its running statistics, which stay as they are
     ):
         store_attr()
-        if not temp>0: raise ValueError(f'temp={temp}; expected a number above 0, such as 0.1')
+        positive(temp, 'temp', 0.1)
         if support_images<0: raise ValueError(f'support_images={support_images}; expected 0 for the batch itself, or images of each class')
     def setup(self, dls, backbone):
         self.supports = Supports(dls.train, self.support_classes, self.support_images, 2) if self.support_images else None

@@ -10,7 +10,7 @@ import math
 from torch import nn
 from fastcore.basics import store_attr
 from ..contrast import selfcon_loss
-from ..core import choose
+from ..core import choose, positive
 from ..exit_heads import ContrastHead
 from ..views import k_views
 from ..learner import SSLMethod
@@ -31,8 +31,7 @@ class Con(SSLMethod):
     ):
         store_attr()
         choose(head_type, ['mlp','linear'], 'head_type')
-        for k in ('temp','base'):
-            if not getattr(self, k)>0: raise ValueError(f'{k}={getattr(self, k)}; expected a number above 0, such as 0.1')
+        positive(temp, 'temp', 0.1); positive(base, 'base', 0.07)
     def setup(self, dls, backbone): self.bs = dls.bs
     def head(self, n_in): return ContrastHead(n_in, n_out=self.dim, kind=self.head_type)
     def loss(self, out, batch):

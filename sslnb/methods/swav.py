@@ -10,7 +10,7 @@ import math, warnings
 import torch
 from torch import nn, Tensor
 from fastcore.basics import store_attr
-from ..core import bare
+from ..core import bare, positive
 from ..distributed import local
 from ..memory import Queue
 from ..sinkhorn import sinkhorn, hard_codes
@@ -107,7 +107,7 @@ class SwAV(SSLMethod):
         assign_crops:tuple=(0,1) # views that codes come from
     ):
         store_attr()
-        if not (temp>0 and eps>0): raise ValueError(f'temp={temp}, eps={eps}; expected numbers above 0')
+        positive(temp, 'temp', 0.1); positive(eps, 'eps', 0.05)
         if sinkhorn_iters<1: raise ValueError(f'sinkhorn_iters={sinkhorn_iters}; expected at least 1')
         if not len(assign_crops) or len(set(assign_crops))<len(assign_crops) or min(assign_crops)<0: raise ValueError(f'assign_crops={assign_crops}; expected numbers of views, from 0, each once')
     def setup(self, dls, backbone):
