@@ -115,6 +115,7 @@ def _given(todo, labels, like, opt, together=None, snn=False): # the labels to k
     if labels is None or (v:=_amount(labels)) is None and trains: return labels
     if v is None: raise ValueError(f'labels={labels}: expected a share such as 0.01; a list of images goes with --protocol linear, exits, finetune or snn')
     if isinstance(v, int) and trains: return v
+    if isinstance(v, int): raise ValueError(f'labels={labels}: a number of each class goes with --protocol linear, exits, finetune or snn; expected a share such as 0.01')
     keep_labels(torch.zeros(1), float(v))
     return float(v)
 
