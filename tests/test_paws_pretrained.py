@@ -1,5 +1,5 @@
 """Files in the layouts that PAWS's authors published, written here with small networks: loaded, refused, looked through on the command line, and trained on."""
-import io
+import io, json
 from contextlib import redirect_stderr, redirect_stdout
 import numpy as np, pytest, torch
 from PIL import Image
@@ -8,6 +8,7 @@ from torch import nn
 from sslnb.backbones.create import create_backbone
 from sslnb.cli import main
 from sslnb.data.loader import ssl_dls
+from sslnb.evaluate.supports import support_accuracy
 from sslnb.export import load_backbone
 from sslnb.fit import *
 from sslnb.layouts import weights
@@ -106,7 +107,13 @@ def test_commands_take_the_file(save, tmp_path, monkeypatch, tuned):
     photo = torch.from_numpy(np.array(Image.open(tmp_path/'photos'/str(z['names'][0]).replace('\\', '/')))).permute(2, 0, 1)[None]
     with torch.no_grad(): np.testing.assert_allclose(z['features'][:1], a.backbone(net.prepare(photo)), rtol=1e-3, atol=1e-4)
     assert z['features'].shape == (24, 512) and tuple(net.mean) == (.485, .456, .406)
+    near = sslnb('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'snn', '--fresh-norm')
+    assert f"trained, {'features' if tuned else 'prediction'}" in near and 'untrained, features' in near
     if tuned: return
+    sslnb('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'snn', '--out', 'near.json')
+    want = support_accuracy(a.backbone, ssl_dls(tmp_path/'photos', bs=4, device='cpu', mean=list(net.mean), std=list(net.std)), head=a.head, size=32)
+    got = json.loads((tmp_path/'near.json').read_text())['snn']['trained']
+    assert got.pop('at') == want.pop('at') == 'prediction' and got == pytest.approx(want, abs=1e-6)
     assert 'trained' in sslnb('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'knn')
     sslnb('export', path, '--out', 'b.safetensors')
     b = load_backbone('b.safetensors')

@@ -149,3 +149,20 @@ def test_a_classifier_grows_out_of_paws(tmp_path):
     with safe_open(c.path/'classifier.safetensors', 'pt') as f: sd = {k: f.get_tensor(k) for k in f.keys()}
     assert torch.equal(sd['fc.fc1.weight'], learn.model.head.fc.fc1.weight) and sd['fc.fc2.weight'].any()      # one step: below zeros there is no gradient yet
     assert sd['fc.fc2.weight'].shape == (10, 64)
+
+def test_suncet_goes_on_from_a_run_of_paws(tmp_path):
+    from sslnb.networks import open_backbone
+    from sslnb.pretrain import build, pretrain
+    from sslnb.recipes import load_recipe, split_recipe
+    from sslnb.runs import save_recipe
+    learn, flat = build(load_recipe('paws/digits', dict(epochs=1, size=8, bs=256)))
+    learn.logger = lambda *a: None
+    save_recipe(flat, tmp_path/'run'/'recipe.yml')
+    learn.fit_ssl(run=tmp_path/'run', **split_recipe(flat)['fit'])
+    small = dict(recipe='suncet/digits', size=8, init=str(tmp_path/'run'), progress=False)
+    still = pretrain(out=tmp_path/'still', epochs=1, lr=0., start_lr=0., final_lr=0., **small)
+    assert len(still.learn.dls.train.ds) == 40 and still.learn.dls.train.ds.labels.bincount().tolist() == [4]*10
+    for k, v in learn.model.state_dict().items():                           # where it begins, head included; norms stay as they are
+        if torch.is_tensor(v) and v.is_floating_point(): assert torch.equal(v, still.learn.model.state_dict()[k]), k
+    with pytest.raises(ValueError, match='head.pred'): pretrain(out=tmp_path/'odd', **{**small, 'pred': True})
+    assert open_backbone(tmp_path/'still').learn.method.__class__.__name__ == 'SuNCEt'
