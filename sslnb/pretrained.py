@@ -155,7 +155,7 @@ def init_from(
     mine = lambda d: {k:v for k,v in d.items() if k.startswith(tuple(start)) and k not in own and not k.startswith(_MEMORY)}
     want = mine(learnt)
     if init_head=='mlp' and len(want)==len([k for k in want if k.startswith('backbone.')]): raise ValueError(f"init_head='mlp', but the head of {type(learn.method).__name__} has no perceptron of that name; give init_head=False")
-    hint = "A ResNet's first layer and shape come from stem= and backbone=; init_head='mlp' takes a head without its classifiers, init_head=False the backbone alone"
+    hint = "A ResNet's first layer and shape come from stem= and backbone=, a head's from the method's keywords (dim, hidden, pred, ...); init_head='mlp' takes a head without its classifiers, init_head=False the backbone alone"
     check_fit(got:=mine(sd), want, f'{init} (a file of {name})', hint)
     model.load_state_dict(got, strict=False)
     n = sum(k.startswith('head.') for k in got)

@@ -87,8 +87,8 @@ def _trained(t, net, sets, epochs, labels, seed, opt, like, bs=None, show=False,
 
 def _snn(net, sets, labels, seed, at, fresh_norm, temp, bs): # nearest labelled images, before and after training
     dls = _loaders(net, sets, seed)
-    one = lambda n,m,at: support_accuracy(m.backbone, dls, labels, temp, at, fresh_norm, m.head, net.size, bs=bs)
-    return {n:one(n, m, at if n=='trained' else 'features') for n,m in _nets(net).items()}
+    rows = {n:support_accuracy(m.backbone, dls, labels, temp, at if n=='trained' else 'features', fresh_norm, m.head, net.size, bs=bs) for n,m in _nets(net).items()}
+    return rows if len(sets[0].classes)>5 else {n:{**r, 'top5':None} for n,r in rows.items()}
 
 def _loaders(net, sets, seed, bs=None):
     from sslnb.data.loader import ssl_dls
@@ -206,7 +206,7 @@ def scores_text(
     if 'finetune' in res: out.append('fine-tuned\n'+scores_table(res['finetune'], cols(res['finetune'])))
     if 'snn' in res:
         rows = {f"{n}, {r['at']}":{'top-1':r['top1'], 'top-5':r['top5']} for n,r in res['snn'].items()}
-        out.append(f"soft nearest neighbours among {next(iter(res['snn'].values()))['supports']} labelled images\n"+scores_table(rows, {'top-1':'top-1','top-5':'top-5'}))
+        out.append(f"soft nearest neighbours among {next(iter(res['snn'].values()))['supports']} labelled images\n"+scores_table(rows, cols(rows)))
     if 'cluster' in res:
         rows = {f"{dict(raw='raw pixels').get(n, n)}, {g}":s for n,r in res['cluster'].items() for g,s in r.items()}
         out.append('clusters\n'+scores_table(rows, {k:h for k,h in _HEADS.items() if any(k in s for s in rows.values())}))
