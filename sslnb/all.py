@@ -22,7 +22,7 @@ relation soft_neighbours learner pseudo_labels offline callback.distributed call
 extract evaluate.features evaluate.knn evaluate.linear evaluate.cluster evaluate.superclasses evaluate.pictures evaluate.classes
 evaluate.prototypes evaluate.report evaluate.retrieval callback.knn evaluate.protocol evaluate.finetune evaluate.supports evaluate.exits
 testing recipes rules swav_layouts selfcon_layouts relational_layouts paws_layouts pretrained pretrain plan export networks embed formats
-clustering scores classifier compare'''.split()
+clustering scores labelling classifier compare'''.split()
 
 def _names():
     "Public names of every room and of every method."

@@ -182,6 +182,7 @@ commands:
   methods     list the methods, or show the keywords of one
   recipes     list the recipes, or show one
   cluster     which images of a folder belong together
+  label       a label for every image, from a few that have one
   features    features of images, to a file
   evaluate    judge a network: a run, a file, one of torchvision or timm
   linear      train a classifier on a network and keep it; or fine-tune the network with it
@@ -200,7 +201,7 @@ def main(
 )->int: # 0; 1 for an error of ours, 2 for one of yours, 130 if interrupted
     "The command `sslnb`."
     argv = list(sys.argv[1:] if argv is None else argv)
-    commands = dict(pretrain=pretrain_, methods=methods_, recipes=recipes_, **{n:_later(n) for n in ('cluster','features','evaluate','export')}, **{n:_later(n, 'stages') for n in ('linear','test','compare','table')})
+    commands = dict(pretrain=pretrain_, methods=methods_, recipes=recipes_, **{n:_later(n) for n in ('cluster','features','evaluate','label','export')}, **{n:_later(n, 'stages') for n in ('linear','test','compare','table')})
     debug = '--debug' in argv
     try:
         if not argv or argv[0] in ('-h','--help'): print(_HELP); return 0

@@ -181,7 +181,7 @@ def test_mistakes_are_one_line(argv, says, top, flat):
 
 def test_help_imports_nothing_heavy(tmp_path):
     code = ("import sys; from sslnb.cli import main\n"
-            "for c in ('cluster', 'features', 'evaluate', 'export'): assert main([c, '--help']) == 0\n"
+            "for c in ('cluster', 'features', 'evaluate', 'label', 'export'): assert main([c, '--help']) == 0\n"
             "for a in (['cluster'], ['export', 'x', '--formt', 'y'], ['evaluate', 'x', '--k', 'y']): assert main(a) == 2\n"
             "print({'torch', 'numpy', 'fastai', 'fastcore', 'sklearn', 'matplotlib', 'timm'} & set(sys.modules))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
