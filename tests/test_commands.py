@@ -185,4 +185,4 @@ def test_help_imports_nothing_heavy(tmp_path):
             "for a in (['cluster'], ['export', 'x', '--formt', 'y'], ['evaluate', 'x', '--k', 'y']): assert main(a) == 2\n"
             "print({'torch', 'numpy', 'fastai', 'fastcore', 'sklearn', 'matplotlib', 'timm'} & set(sys.modules))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=root)
-    assert done.returncode == 0 and done.stdout.endswith('set()\n') and done.stdout.count('examples:') == 4, done.stderr
+    assert done.returncode == 0 and done.stdout.endswith('set()\n') and done.stdout.count('examples:') == 5, done.stderr

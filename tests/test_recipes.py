@@ -29,9 +29,9 @@ OFFLINE = {n: (4096, 4.8, .3, .0048) for n in ('400ep', '400ep_2x224', '800ep')}
 GROUPS = dict(self_classifier=V2, self_classifier_v1=V1, swav=SWAV, deepcluster_v2=OFFLINE, sela_v2={n: r for n, r in OFFLINE.items() if n != '800ep'},
               self_con=dict(cifar100=(1024, .5, .01, .0005), imagenet=(2048, .25, .01, .00025)), sup_con=dict(cifar100=(1024, .5, .01, .0005)), one_stage=dict(cifar100=(1024, .8, .01, .0008)))
 # of PAWS, SimCLR with SuNCEt, and SuNCEt after PAWS: the configuration files
-GROUPS |= dict(paws=dict(imgnt_train=(4096, 6.4, .3, .064), cifar10_train=(256, 3.2, .8, .032)), simclr_ct=dict(imgnt_train=(2816, 4.8, .6, .048)), suncet=dict(cifar10_snn=(555, .1, None, .01)))
+GROUPS |= dict(paws=dict(imgnt_train=(4096, 6.4, .3, .064), cifar10_train=(256, 3.2, .8, .032)), simclr_ct=dict(imgnt_train=(2816, 4.8, .6, .048), imgnt_2020=(2816, 4.8, .6, 0.)), suncet=dict(cifar10_snn=(640, .1, None, .01)))
 RATES = {f'{g}/{n}': r for g, rs in GROUPS.items() for n, r in rs.items()}
-OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'], paws=['digits'])      # not from the authors, or (relation_net) looked at in test_golden_relational.py
+OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'], paws=['cifar10_cpu', 'digits'], suncet=['digits'])      # not from the authors, or (relation_net) looked at in test_golden_relational.py
 
 # files
 
@@ -95,7 +95,7 @@ def test_supports_are_those_of_all_processes_together():
         r = load_recipe(name)
         assert (r['support_classes'], r['support_images'], r['support_views']) == shape
     r = load_recipe('suncet/cifar10_snn')
-    assert (50000//r['bs']*r['epochs'], r['support_classes'], r['support_images'], r['still_norm']) == (30*int(int(5000*(1-.92))/64), 10, 64, True)
+    assert (10*r['few']//r['bs']*r['epochs'], r['unlabelled'], r['support_classes'], r['support_images'], r['still_norm']) == (30*int(int(5000*(1-.92))/64), False, 10, 64, True)
 
 # training
 

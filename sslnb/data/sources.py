@@ -296,6 +296,5 @@ def image_sets(
     return (train if unlabelled else labelled_part(train)),test
 
 def _few(train, test, few, seed):
-    new = few_labels(train, few, seed, test.names or ())
     if not train.labelled and not test.labelled and test.names: test = test.with_labels(*labels_from(test, few, train.names or ())[:2])
-    return new,test
+    return few_labels(train, few, seed, test.names or ()),test
