@@ -6,7 +6,7 @@
 __all__ = ['table', 'table_text', 'find_recipes', 'compare']
 
 # %% ../nbs/82j_compare.ipynb #5f98f8d7
-import json, statistics
+import json, os, statistics
 from fnmatch import fnmatchcase
 from pathlib import Path
 from .callback.checkpoint import write_csv
@@ -29,8 +29,8 @@ def _one(path): # what a folder holds: row, seed, scores
     return dict(method=r['method'], backbone=r['backbone'], trained_on=r['data'], tested_on=r['data'], protocol='report', like=None, few=None, epochs=r['epochs'], classifier_epochs=None), r['seed'], {k:scores['trained'].get(k) for k in ('knn','linear','nmi','ami','acc')}
 
 def _short(rows): # folders and files by their last name, where that tells them apart
-    places = {r[k] for r in rows for k in ('trained_on','tested_on','few') if isinstance(r[k], str)}
-    names = {p:Path(p).name or p for p in places}
+    places = {r[k] for r in rows for k in ('trained_on','tested_on','few') if isinstance(r[k], str) and os.sep in r[k]}
+    names = {p:Path(p).name for p in places}
     return rows if len(set(names.values()))<len(names) else [{**r, **{k:names.get(r[k], r[k]) for k in ('trained_on','tested_on','few')}} for r in rows]
 
 def table(
