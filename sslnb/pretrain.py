@@ -204,4 +204,6 @@ def _tell(run, say, took): # what came out, and where it is
     if run.scores['trained']['knn'] is None: say('There are no labels to score against: look at clusters and neighbours in the report.')
     for name,what in (('report.html','to look at'),('backbone.safetensors','the network'),('scores.json','the numbers'),('history.csv','one row an epoch'),('recipe.yml','to do it again'),('checkpoint.pt','to go on')):
         if (run.path/name).exists(): say(f"{str(run.path/name).ljust(len(str(run.path))+22)}{what}")
+    known = run.learn.dls.train.ds.labels>=0
+    if known.any() and not known.all(): say(f'a label for every image, read off those that have one: sslnb label {run.path}')
     say(f'done in {took}')

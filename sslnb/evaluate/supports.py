@@ -16,6 +16,7 @@ from ..backbones.wide import fresh_stats
 from ..core import bare, choose, positive
 from ..data.subsets import few_labels
 from ..distributed import all_sum, rank, world_size
+from .features import readable
 from ..extract import batched, over_images
 from ..learner import SSLLearner, SSLModel
 from ..measures import top_hits
@@ -50,7 +51,7 @@ def _reader(source, dls, labels, temp, at, fresh_norm, head, size, bs): # gives 
         if fresh_norm: _fresh(learn, m, at, a, bs)
         rows = lambda d: over_images(learn, d, lambda x,i: f(x), bs)
         sup = _pick(a, have)
-        z = _whole(rows(sup), len(sup))
+        sup,z = readable(sup, _whole(rows(sup), len(sup)))                             # what cannot be read supports nothing
         y = nn.functional.one_hot(torch.as_tensor(sup.labels).to(z.device), max(learn.dls.n_classes, int(a.labels.max())+1))
         yield (lambda d: torch.cat([soft_neighbours(q, z, y, temp) for q in rows(d).split(bs)])),learn,len(sup),at
     finally:
@@ -90,6 +91,7 @@ def support_accuracy(
         if not test.any(): raise ValueError(f'{b.name} has no labelled test images; expected some')
         query = _pick(b, test)
         probs = p(query)
+        if world_size()==1: query,probs = readable(query, probs)
         hits = top_hits(probs, _share(torch.as_tensor(query.labels)).to(probs.device), tops)
     hits = all_sum(hits.float()).tolist()
     return {**{f'top{t}':h/len(query) for t,h in zip(tops, hits)}, 'supports':n, 'at':at}
