@@ -37,8 +37,8 @@ def test_sharpen(i):
 INPUTS = dict(views='anchor_views', supports='anchor_supports', target_views='target_views', target_supports='target_supports', labels='labels')
 
 def ours(p, **kw):
-    "Loss and gradients of the arrays under `p`."
-    a = {k: T(D[f'{p}/{n}']) for k, n in INPUTS.items()}
+    "Loss and gradients of the arrays under `p`, in float64: what is left is the rounding of the official float32, on any machine."
+    a = {k: T(D[f'{p}/{n}']).double() for k, n in INPUTS.items()}
     for k in ('views', 'supports'): a[k].requires_grad_()
     l = paws_loss(**a, **kw)
     sum(l).backward()

@@ -20,7 +20,11 @@ D = golden('swav')
 M = meta(D)
 R = M['resnet']
 NETS = [n for n in ('resnet_single', 'resnet_multi') if f'{n}/keys' in D]
-close = lambda got, want: np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-4, atol=1e-5)
+
+
+def close(got, want, share=1e-5):
+    "Within a share of the largest number. Ours is in float64, so that what is left is the rounding of the official float32: in training mode, with batch norm over few rows, up to 3e-5."
+    np.testing.assert_allclose(got.detach().numpy(), want, rtol=0, atol=share*np.abs(want).max())
 
 
 def filled(m):
@@ -37,10 +41,10 @@ def net(request):
     name = request.param
     bb = resnet(R['layers'], R.get('widen', 1), block=R['block'])
     m = SSLModel(bb, PrototypeHead(bb.num_features, R['out'], R['hid'], tuple(R['multi']) if name.endswith('multi') else R['protos']))
-    return name, filled(m)
+    return name, filled(m).double()
 
 
-def crops(): return [T(D[f'resnet_single/{k}']) for k in sorted(families(D, 'resnet_single')) if k.startswith('crop')]
+def crops(): return [T(D[f'resnet_single/{k}']).double() for k in sorted(families(D, 'resnet_single')) if k.startswith('crop')]
 
 
 def test_names_and_shapes(net):
@@ -55,10 +59,11 @@ def test_embeddings_and_scores(net, mode):
     name, m = net
     with torch.no_grad():
         out = m.train(mode == 'train')(crops(), {})['out']
-    close(torch.cat(out['z']), D[f'{name}/{mode}/emb'])
+    share = 1e-4 if mode == 'train' else 1e-5
+    close(torch.cat(out['z']), D[f'{name}/{mode}/emb'], share)
     sets = [k for k in D if k.startswith(f'{name}/{mode}/scores')]
     assert len(out['scores']) == len(sets)
-    for h, s in enumerate(out['scores']): close(torch.cat(s), D[f'{name}/{mode}/scores{h}'])
+    for h, s in enumerate(out['scores']): close(torch.cat(s), D[f'{name}/{mode}/scores{h}'], share)
 
 
 @pytest.mark.parametrize('net', [n for n in NETS if f'{n}/feature_map_crop0' in D], indirect=True)
