@@ -87,7 +87,7 @@ def _trained(t, net, sets, epochs, labels, seed, opt, like, bs=None, show=False,
 
 def _snn(net, sets, labels, seed, at, fresh_norm, temp, bs): # nearest labelled images, before and after training
     dls = _loaders(net, sets, seed)
-    rows = {n:support_accuracy(m.backbone, dls, labels, temp, at if n=='trained' else 'features', fresh_norm, m.head, net.size, bs=bs) for n,m in _nets(net).items()}
+    rows = {n:support_accuracy(m.backbone, dls, labels=labels, temp=temp, at=at if n=='trained' else 'features', fresh_norm=fresh_norm, head=m.head, size=net.size, bs=bs) for n,m in _nets(net).items()}
     return rows if len(sets[0].classes)>5 else {n:{**r, 'top5':None} for n,r in rows.items()}
 
 def _loaders(net, sets, seed, bs=None):

@@ -11,6 +11,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 import torch
 from torch import nn
+from fastcore.meta import delegates
 from ..augment.pipeline import clean
 from ..backbones.wide import fresh_stats
 from ..core import bare, choose, positive
@@ -38,7 +39,7 @@ def _embedding(m, at): # what embeds images, and its name
     return (lambda x: m([x], {})['out']['z' if at=='prediction' else 'h'][0]),at
 
 @contextmanager
-def _reader(source, dls, labels, temp, at, fresh_norm, head, size, bs): # gives a function, a set of images -> (n,classes) logarithms of shares, of this process's part; the Learner, how many supports, at
+def _reader(source, dls, labels=None, temp=.1, at='auto', fresh_norm=False, head=None, size=None, bs=512): # gives a function, a set of images -> (n,classes) logarithms of shares, of this process's part; the Learner, how many supports, at
     choose(at, ['auto','prediction','projection','features'], 'at'); positive(temp, 'temp', 0.1)
     learn = _opened(source, dls, head, size)
     a,m,names = learn.dls.train.ds,bare(learn.model),learn.dls.valid.ds.names or ()
@@ -72,20 +73,15 @@ def support_labels(
     "How much of each class the labelled images around an image have, https://arxiv.org/abs/2104.13963"
     with _reader(source, dls, labels, temp, at, fresh_norm, head, size, bs) as (p,_,_,_): return _whole(p(images).exp(), len(images)).cpu()
 
+@delegates(support_labels)
 def support_accuracy(
     source, # a trained `SSLLearner` of any method, or a backbone: images to (B,F)
     dls=None, # data with labels; by default those that the Learner was trained on
-    labels=None, # which of the labelled training images are supports: a number of each class, a share, a file with a list; None: all
-    temp:float=0.1, # temperature of the similarities
-    at:str='auto', # embeddings: the head's `'prediction'` or `'projection'`, or the `'features'`; `'auto'`: the first that there is
-    fresh_norm:bool=False, # statistics of batch norm estimated anew, from the training images as they are
-    head=None, # of a backbone: the `PAWSHead` on top of it
-    size:int=None, # side of the images, pixels; by default what the Learner was trained on, or that of the images
     tops:tuple=(1,5), # right if the label is among this many best classes
-    bs:int=512 # images at a time
+    **kwargs
 )->dict: # `top1` and `top5` of the labelled test images, 0..1; how many `supports` there were; `at` which embeddings
     "Accuracy of the soft nearest neighbours, https://arxiv.org/abs/2104.13963"
-    with _reader(source, dls, labels, temp, at, fresh_norm, head, size, bs) as (p,learn,n,at):
+    with _reader(source, dls, **kwargs) as (p,learn,n,at):
         b = learn.dls.valid.ds
         test = torch.as_tensor(b.labels)>=0
         if not test.any(): raise ValueError(f'{b.name} has no labelled test images; expected some')
