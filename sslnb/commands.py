@@ -129,7 +129,7 @@ def evaluate_(argv):
 def label_(argv):
     "sslnb label SOURCE"
     p = _parser('label', 'Label all images by the few that have a label: each gets the class of the labelled images around it, and how\nsure that is. For runs of PAWS, and by its features for any other network. Writes a table: path, split, label,\nconfidence, and whether the label was given.',
-                ['runs/photos-paws','runs/photos-paws --data new_photos/ --out new.csv','torchvision:resnet50 --pretrained --data photos/ --labels 5'])
+                ['runs/photos-paws','runs/photos-paws --data new_photos/ --out new.csv','torchvision:resnet50 --pretrained --data photos/ --labels 5'], files=False)
     p.add_argument('--labels', type=_few, metavar='LABELS', help='which of the labelled training images to go by: a number of each class, a share, a file with a list of images [all]')
     _near(p, '')
     p.add_argument('--seed', type=_int, default=0, metavar='INT', help='of the draw of --labels [0]')

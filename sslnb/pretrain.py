@@ -7,6 +7,7 @@ __all__ = ['build', 'baselines', 'finish', 'evaluate_run', 'pretrain']
 
 # %% ../nbs/82b_pretrain.ipynb #d51ccc73
 import json, os, time
+from copy import deepcopy
 from pathlib import Path
 from .recipes import *
 from .runs import *
@@ -172,6 +173,19 @@ def _meet(flat, path): # all processes learn what the first one knows
     dist.broadcast_object_list(box, 0)
     return box[0][0], Path(box[0][1])
 
+def _begin(learn, flat): # with the weights of a file, which is refused here and not after minutes; the weights as they were drawn
+    from sslnb.pretrained import init_from
+    drawn = deepcopy(learn.model.state_dict())
+    init_from(learn, flat['init'], flat.get('init_head', True))
+    return drawn
+
+def _before(learn, drawn): # baselines of the network as it was drawn
+    if drawn is None: return baselines(learn)
+    own = deepcopy(learn.model.state_dict())
+    learn.model.load_state_dict(drawn)
+    try: return baselines(learn)
+    finally: learn.model.load_state_dict(own)
+
 def _run(flat, path, cls, progress):
     t0,say = time.time(),(lambda *a: print(*a, flush=True)) if progress and _rank()==0 else (lambda *a: None)
     from sslnb.callback.progress import Progress, clock
@@ -183,13 +197,10 @@ def _run(flat, path, cls, progress):
     if not progress: learn.logger = lambda *a: None
     say(f"{flat['method']} on {learn.dls.train.ds}, {len(learn.dls.valid.ds)} held out; {flat['backbone']} at {flat['size']} pixels, {str(flat['epochs'])+' epochs' if learn.method.trains else 'nothing to train'}, seed {flat['seed']}, {learn.dls.device.type}")
     say(f"{path}: {'going on' if going else 'a new run'}")
-    before = None
+    before,drawn = None,_begin(learn, flat) if flat.get('init') and not going else None
     if is_main():
         save_recipe(flat, path/'recipe.yml', keys_of(cls or flat['method'], flat['views'] or ''))
-        before = baselines(learn)
-    if flat.get('init') and not going:
-        from sslnb.pretrained import init_from
-        init_from(learn, flat['init'], flat.get('init_head', True))
+        before = _before(learn, drawn)
     learn.fit_ssl(run=path, resume=going, cbs=[Progress()] if progress else None, **split_recipe(flat, cls)['fit'])
     run = Run(path, flat, learn=learn, stopped=learn.stopped)
     if not is_main(): return run
