@@ -13,9 +13,9 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import InterpolationMode, v2
-from sslnb.data.files import from_folder
+from sslnb.data.file_set import from_folder
 from sslnb.data.loader import FileLoader
-from sslnb.views import multi_crop
+from sslnb.augment.views import multi_crop
 
 BICUBIC,MEAN,STD = InterpolationMode.BICUBIC,(.485,.456,.406),(.229,.224,.225)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from sslnb.data.loader import ssl_dls
 from sslnb.data.sources import digits
-from sslnb.data.subsets import few_labels, labelled_part
-from sslnb.evaluate.supports import support_accuracy
-from sslnb.evaluate.protocol import top_accuracy
-import sslnb.fit
-from sslnb.learner import ssl_learner
-from sslnb.measures import top_hits
+from sslnb.data.labels import few_labels, labelled_part
+from sslnb.evaluate.support_accuracy import support_accuracy
+from sslnb.evaluate.linear_protocol import top_accuracy
+import sslnb.train.fit
+from sslnb.train.learner import ssl_learner
+from sslnb.evaluate.measures import top_hits
 from sslnb.methods.paws import PAWS
 from sslnb.methods.supervised import Supervised
-from sslnb.soft_neighbours import soft_neighbours
+from sslnb.losses.soft_neighbours import soft_neighbours
 
 COLUMNS = ('labels', 'seed', 'way', 'accuracy', 'seconds', 'device', 'commit', 'settings')
 look = dict(flip=0., jitter=(.4, .4, 0., 0.), grey=0., degrees=15, shear=10)

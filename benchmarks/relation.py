@@ -9,8 +9,8 @@ judging pairs can be below that.
 import argparse, json, statistics, subprocess, sys, time
 import torch
 from torch.nn import functional as F
-from sslnb.backbones.create import create_backbone
-from sslnb.relation import RelationHead, focal_loss, relation_pairs
+from sslnb.models.create import create_backbone
+from sslnb.losses.relation import RelationHead, focal_loss, relation_pairs
 
 
 class Plain(RelationHead):

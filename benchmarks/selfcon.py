@@ -7,13 +7,13 @@ Memory: on a GPU the most that a step allocates beyond weights and optimiser; on
 """
 import argparse, statistics, time
 import numpy as np, torch
-from sslnb.backbones.exits import exit_points
-from sslnb.backbones.create import create_backbone
+from sslnb.models.exits import exit_points
+from sslnb.models.create import create_backbone
 from sslnb.data.loader import ssl_dls
-from sslnb.fit import *
-from sslnb.learner import ssl_learner
-from sslnb.methods.self_con import SelfCon
-from sslnb.methods.sup_con import SupCon
+from sslnb.train.fit import *
+from sslnb.train.learner import ssl_learner
+from sslnb.methods.selfcon import SelfCon
+from sslnb.methods.supcon import SupCon
 
 WAYS = {'SelfCon, 1 view':(SelfCon,1), 'SupCon-S, 1 view':(SupCon,1), 'SupCon, 2 views':(SupCon,2), 'SelfCon-M, 2 views':(SelfCon,2)}
 

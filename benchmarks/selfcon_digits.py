@@ -9,12 +9,12 @@ import argparse, csv, subprocess
 from pathlib import Path
 import torch
 from sslnb.data.loader import ssl_dls
-from sslnb.evaluate.exits import exit_report, own_classifiers
-from sslnb.fit import *
-from sslnb.learner import ssl_learner
+from sslnb.evaluate.exit_protocol import exit_report, own_classifiers
+from sslnb.train.fit import *
+from sslnb.train.learner import ssl_learner
 from sslnb.methods.one_stage import OneStage
-from sslnb.methods.self_con import SelfCon
-from sslnb.methods.sup_con import SupCon
+from sslnb.methods.selfcon import SelfCon
+from sslnb.methods.supcon import SupCon
 from selfcon import saved
 
 ROWS = {'cross entropy':(lambda: OneStage('ce'),1,None), 'SupCon-S':(SupCon,1,None), 'SupCon':(SupCon,2,None), 'SelfCon':(SelfCon,1,[False,True,False])}

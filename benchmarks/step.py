@@ -8,10 +8,10 @@ import argparse, statistics, time
 import numpy as np, torch
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
-from sslnb.fit import *
-from sslnb.learner import SSLMethod, ssl_learner
-from sslnb.heads import mlp
-from sslnb.views import Views, two_views
+from sslnb.train.fit import *
+from sslnb.train.learner import SSLMethod, ssl_learner
+from sslnb.models.heads import mlp
+from sslnb.augment.views import Views, two_views
 from torch.nn import functional as F
 
 

@@ -2,7 +2,7 @@
 import json
 import numpy as np, pytest, torch
 from PIL import Image
-from sslnb.cli import main
+from sslnb.app.cli import main
 
 def folder(root, sides, train=120, test=60, classes='abcdef'):
     "Squares with noise, a brightness for each class, as files; without `classes` all in one folder."
@@ -45,8 +45,8 @@ def test_supervised_wants_labels(data, capsys):
 def test_images_in_files_of_many_sizes(tmp_path):
     "Crops with a border, clusters and rotations where images are photographs in a folder."
     from sslnb.data.loader import ssl_dls
-    from sslnb.learner import ssl_learner
-    import sslnb.fit
+    from sslnb.train.learner import ssl_learner
+    import sslnb.train.fit
     folder(tmp_path/'photos', range(100,160), 24, 8)
     for method in ('RotNet','DeepCluster'):
         learn = ssl_learner(ssl_dls(tmp_path/'photos', bs=8, device='cpu'), 'conv4', method, size=16)

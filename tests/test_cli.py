@@ -4,14 +4,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
-from sslnb.cli import main
-from sslnb.recipes import keys_of, method_info, method_names, recipes
+from sslnb.app.cli import main
+from sslnb.app.recipes import keys_of, method_info, method_names, recipes
 
 root = Path(__file__).resolve().parents[1]
 small = ['--size', '8', '--hidden', '32', '--dim', '16', '--warmup', '0']
 
 def env(): return {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'COLUMNS': '100'}
-def command(*argv): return [sys.executable, '-c', 'import sys; from sslnb.cli import main; sys.exit(main())', *map(str, argv)]
+def command(*argv): return [sys.executable, '-c', 'import sys; from sslnb.app.cli import main; sys.exit(main())', *map(str, argv)]
 def sslnb(*argv, cwd=None): return subprocess.run(command(*argv), capture_output=True, text=True, env=env(), cwd=cwd, timeout=300)
 
 def weights(run):
@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
 # help
 
 def test_help_imports_nothing_heavy():
-    code = ("import sys; from sslnb.cli import main\n"
+    code = ("import sys; from sslnb.app.cli import main\n"
             "for a in (['--help'], ['pretrain','--help'], ['pretrain','--method','SelfClassifier','--help'], ['methods'], ['methods','SelfClassifier'], ['recipes']): assert main(a)==0\n"
             "print({'torch', 'numpy', 'fastai', 'fastcore', 'sklearn', 'matplotlib', 'timm'} & set(sys.modules))")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env())
@@ -101,7 +101,7 @@ def test_report_stands_alone(whole):
 
 def test_the_exported_backbone_loads(whole):
     import torch
-    from sslnb.export import load_backbone
+    from sslnb.checkpoints.export import load_backbone
     bb = load_backbone(whole[1]/'backbone.safetensors')
     assert bb.meta['method'] == 'SelfClassifier' and bb.meta['size'] == 8 and len(bb.meta['mean']) == len(bb.meta['std']) == 1
     assert bb(torch.zeros(2, 1, 8, 8)).shape == (2, bb.num_features)

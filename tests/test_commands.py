@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
-from sslnb.cli import main
+from sslnb.app.cli import main
 
 root = Path(__file__).resolve().parents[1]
 colours = dict(red=(200, 40, 40), green=(40, 170, 50), blue=(40, 60, 210), grey=(130, 130, 130))
@@ -82,7 +82,7 @@ def test_features_go_to_a_file_and_come_back(run):
 
 @pytest.mark.parametrize('library', ['torchvision', 'timm'])
 def test_export_loads_in_plain_torchvision_and_timm(run, library):
-    from sslnb.networks import open_backbone
+    from sslnb.app.networks import open_backbone
     code, out, err = sslnb('export', run, '--format', library)
     assert (code, err) == (0, ''), err
     file = f'run.{library}.pth'
@@ -121,7 +121,7 @@ def test_export_for_detection(run):
 @pytest.mark.skipif(not (find_spec('onnx') and find_spec('onnxscript') and find_spec('onnxruntime')), reason='the extra onnx is not installed')
 def test_export_to_onnx_takes_any_number_of_images(run):
     import onnxruntime
-    from sslnb.networks import open_backbone
+    from sslnb.app.networks import open_backbone
     code, out, err = sslnb('export', run, '--format', 'onnx', '--out', 'r.onnx')
     assert (code, err) == (0, '') and 'compared with torch' in out, err
     s, x = onnxruntime.InferenceSession('r.onnx', providers=['CPUExecutionProvider']), torch.rand(5, 3, 32, 32)
@@ -130,7 +130,7 @@ def test_export_to_onnx_takes_any_number_of_images(run):
     assert json.loads(s.get_modelmeta().custom_metadata_map['size']) == 32
 
 def test_onnx_without_its_packages_says_what_to_install(monkeypatch):
-    import sslnb.formats as f
+    import sslnb.app.formats as f
     monkeypatch.setattr(f.importlib.util, 'find_spec', lambda name: None)
     code, out, err = sslnb('export', 'sslnb:conv4', '--size', 16, '--format', 'onnx', '--out', 'x.onnx')
     assert code == 2 and "pip install 'sslnb[onnx]'" in err and not Path('x.onnx').exists()
@@ -180,7 +180,7 @@ def test_mistakes_are_one_line(argv, says, top, flat):
     assert sorted(p.name for p in top.iterdir()) == before, 'nothing is left behind'
 
 def test_help_imports_nothing_heavy(tmp_path):
-    code = ("import sys; from sslnb.cli import main\n"
+    code = ("import sys; from sslnb.app.cli import main\n"
             "for c in ('cluster', 'features', 'evaluate', 'label', 'export'): assert main([c, '--help']) == 0\n"
             "for a in (['cluster'], ['export', 'x', '--formt', 'y'], ['evaluate', 'x', '--k', 'y']): assert main(a) == 2\n"
             "print({'torch', 'numpy', 'fastai', 'fastcore', 'sklearn', 'matplotlib', 'timm'} & set(sys.modules))")

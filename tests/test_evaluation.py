@@ -6,11 +6,11 @@ import pytest, torch
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
 from sslnb.distributed import equal_state, run_ranks
-from sslnb.learner import ssl_learner
-from sslnb.evaluate.classes import cluster_logits
+from sslnb.train.learner import ssl_learner
+from sslnb.evaluate.class_figures import cluster_logits
 from sslnb.evaluate.features import clusters, features
 from sslnb.evaluate.finetune import finetune
-from sslnb.evaluate.protocol import linear_learner, top_accuracy
+from sslnb.evaluate.linear_protocol import linear_learner, top_accuracy
 from sslnb.evaluate.superclasses import BREEDS, breeds, read_hierarchy
 
 def classifier(frozen):

@@ -2,11 +2,11 @@
 import os, socket
 import numpy as np, pytest, torch
 from PIL import Image
-from sslnb.data.files import FileSet, from_folder
+from sslnb.data.file_set import FileSet, from_folder
 from sslnb.data.images import to_8bit
 from sslnb.data.loader import FileLoader, ssl_dls
-from sslnb.data.sets import ImageSet, from_array
-from sslnb.views import multi_crop
+from sslnb.data.image_set import ImageSet, from_array
+from sslnb.augment.views import multi_crop
 
 g = np.random.RandomState(0)
 H, W = 24, 20
@@ -118,7 +118,7 @@ def test_damaged_bytes_never_take_the_process_down(tmp_path):
             hurt = bytearray(data)
             for _ in range(1+k % 6): hurt[g.randint(len(hurt))] = g.randint(256)
             names.append(f'{k}.{ext}'); (tmp_path/names[-1]).write_bytes(hurt)
-    from sslnb.data.files import FolderReader
+    from sslnb.data.file_set import FolderReader
     s = FileSet(FolderReader(str(tmp_path), names), len(names), names=names, max_bad=1.)
     x = torch.cat(list(s.at(16).batches(64)))
     assert len(x) == len(names) and 0 < len(s.bad) < len(names)

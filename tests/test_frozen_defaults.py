@@ -3,7 +3,7 @@
 Features: the pixels of scikit-learn's digits, divided by 16; image i is a test image if i % 5 == 4 (1438 train, 359 test)."""
 import pytest, torch
 from sklearn.datasets import load_digits
-from sslnb.evaluate.cluster import cluster_scores
+from sslnb.evaluate.cluster_scores import cluster_scores
 from sslnb.evaluate.knn import knn_table
 from sslnb.evaluate.report import Features
 

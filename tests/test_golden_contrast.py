@@ -2,10 +2,10 @@
 from ast import literal_eval
 import numpy as np, pytest, torch
 from golden_tools import T, families, fill_hash, golden
-from sslnb.backbones.small import Conv4
-from sslnb.contrast import nt_xent, selfcon_loss, sup_con, suncet
+from sslnb.models.small import Conv4
+from sslnb.losses.contrastive import nt_xent, selfcon_loss, sup_con, suncet
 from sslnb.distributed import local, rank, run_ranks
-from sslnb.learner import SSLModel
+from sslnb.train.learner import SSLModel
 from sslnb.methods.simclr import SimCLR
 
 R,P,S = golden('relational'),golden('paws'),golden('selfcon')

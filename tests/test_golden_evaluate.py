@@ -2,9 +2,9 @@
 import numpy as np, pytest
 from golden_tools import T, golden, meta
 from sslnb.data.sources import CIFAR100_TO_20
-from sslnb.evaluate.cluster import class_ranking, cluster_scores, entropy_ranking, match_clusters
+from sslnb.evaluate.cluster_scores import class_ranking, cluster_scores, entropy_ranking, match_clusters
 from sslnb.evaluate.knn import knn_table, nearest, knn_votes
-from sslnb.evaluate.pictures import image_grid
+from sslnb.evaluate.figures import image_grid
 
 @pytest.fixture(scope='module')
 def d(): return golden('self_classifier')

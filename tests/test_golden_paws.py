@@ -6,7 +6,7 @@ import ast
 import numpy as np, pytest, torch
 from golden_tools import T, families, golden
 from sslnb.distributed import rank, run_ranks
-from sslnb.soft_neighbours import crop_targets, paws_loss, sharpen, soft_neighbours
+from sslnb.losses.soft_neighbours import crop_targets, paws_loss, sharpen, soft_neighbours
 
 D = golden('paws')
 

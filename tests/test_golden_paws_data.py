@@ -2,10 +2,10 @@
 from itertools import islice
 import pytest, torch
 from golden_tools import T, families, golden
-from sslnb.data.subsets import coin_labels
+from sslnb.data.labels import coin_labels
 from sslnb.data.supports import Supports, joint_label_rows, official_supports
 from sslnb.data.loader import ssl_dls
-from sslnb.data.sets import ImageSet
+from sslnb.data.image_set import ImageSet
 
 d = golden('paws')
 each = lambda name: pytest.mark.parametrize('k', families(d, name))

@@ -5,14 +5,14 @@ Other families of README-paws.md: the losses (test_golden_paws.py).
 import numpy as np, pytest, torch
 from torch import nn
 from golden_tools import T, families, fill_slots, golden, hash_images
-from sslnb.backbones.create import create_backbone
-from sslnb.backbones.wide import wide_resnets
-from sslnb.layouts import backbone_of, recognise, weights
-from sslnb.learner import SSLModel
-from sslnb.optim import LARSInside, make_opt, param_groups, warmup_cosine
-from sslnb.paws_heads import PAWSHead
-from sslnb.paws_layouts import to_paws
-import sslnb.paws_layouts
+from sslnb.models.create import create_backbone
+from sslnb.models.wide_resnet import wide_resnets
+from sslnb.checkpoints.layouts import backbone_of, recognise, weights
+from sslnb.train.learner import SSLModel
+from sslnb.train.optim import LARSInside, make_opt, param_groups, warmup_cosine
+from sslnb.models.paws_head import PAWSHead
+from sslnb.checkpoints.paws import to_paws
+import sslnb.checkpoints.paws
 
 D = golden('paws')
 NETS = families(D, 'models')

@@ -2,14 +2,14 @@
 from ast import literal_eval
 import numpy as np, pytest, torch
 from golden_tools import families, fill_slots, golden, hash_images
-from sslnb.backbones.create import create_backbone
+from sslnb.models.create import create_backbone
 from sslnb.data.supports import label_rows
-from sslnb.learner import SSLModel
+from sslnb.train.learner import SSLModel
 from sslnb.methods.paws import PAWS
 from sslnb.methods.simclr_ct import SimCLRCT
-from sslnb.optim import make_opt, param_groups, warmup_cosine
-from sslnb.paws_heads import PAWSHead
-from sslnb.paws_layouts import to_paws
+from sslnb.train.optim import make_opt, param_groups, warmup_cosine
+from sslnb.models.paws_head import PAWSHead
+from sslnb.checkpoints.paws import to_paws
 
 D = golden('paws')
 

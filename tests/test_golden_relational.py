@@ -7,15 +7,15 @@ import numpy as np, pytest, torch
 from torch import nn
 from torch.nn import functional as F
 from golden_tools import T, families, fill_hash, golden
-from sslnb.backbones.create import create_backbone
-from sslnb.data.sets import ImageSet
-from sslnb.evaluate.protocol import top_accuracy
-from sslnb.fit import RECIPE, check_recipe, schedule
-from sslnb.learner import SSLModel
+from sslnb.models.create import create_backbone
+from sslnb.data.image_set import ImageSet
+from sslnb.evaluate.linear_protocol import top_accuracy
+from sslnb.train.fit import RECIPE, check_recipe, schedule
+from sslnb.train.learner import SSLModel
 from sslnb.methods.relation_net import RelationNet
-from sslnb.recipes import load_recipe
-from sslnb.relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy, relation_pairs
-from sslnb.views import k_views
+from sslnb.app.recipes import load_recipe
+from sslnb.losses.relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy, relation_pairs
+from sslnb.augment.views import k_views
 
 D = golden('relational')
 SEED = int(D['meta/fill_seed'])

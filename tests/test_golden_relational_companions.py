@@ -6,17 +6,17 @@ import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from golden_tools import T, families, fill_hash, golden
-from sslnb.backbones.create import create_backbone
+from sslnb.models.create import create_backbone
 from sslnb.data.loader import ssl_dls
-from sslnb.data.sets import ImageSet
+from sslnb.data.image_set import ImageSet
 from sslnb.evaluate.finetune import FINETUNE_LIKE
-from sslnb.evaluate.protocol import LINEAR_LIKE, LinearProtocol, StaysInEval, top_accuracy
-from sslnb.fit import check_recipe, schedule
-from sslnb.learner import SSLModel, ssl_learner
-from sslnb.methods.rot_net import RotNet
+from sslnb.evaluate.linear_protocol import LINEAR_LIKE, LinearProtocol, StaysInEval, top_accuracy
+from sslnb.train.fit import check_recipe, schedule
+from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.methods.rotnet import RotNet
 from sslnb.methods.supervised import Supervised
-from sslnb.pseudo_labels import balanced_order, cluster_labels, cluster_weights, whiten, wrapped_pixels
-from sslnb.views import rotations
+from sslnb.methods.pseudo_labels import balanced_order, cluster_labels, cluster_weights, whiten, wrapped_pixels
+from sslnb.augment.views import rotations
 
 D = golden('relational')
 SEED = int(D['meta/fill_seed'])

@@ -4,9 +4,9 @@ Every family of README-relational.md that begins with `dim`, and `step/deepinfom
 """
 import numpy as np, pytest, torch
 from golden_tools import T, families, fill_hash, golden
-from sslnb.backbones.create import create_backbone
-from sslnb.learner import SSLModel
-from sslnb.methods.deep_infomax import DeepInfoMaxHead
+from sslnb.models.create import create_backbone
+from sslnb.train.learner import SSLModel
+from sslnb.methods.deepinfomax import DeepInfoMaxHead
 
 D = golden('relational')
 SEED = int(D['meta/fill_seed'])

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models import resnet50
 from golden_tools import T, fill_normal, golden, layout, meta, shapes
 from sslnb.distributed import rank, run_ranks
-from sslnb.learner import SSLModel
-from sslnb.memory import Queue, nearest_other
+from sslnb.train.learner import SSLModel
+from sslnb.models.embedding_queue import Queue, nearest_other
 from sslnb.methods.self_classifier import SelfClassifierHead, from_official, self_classifier_loss, to_official
 from sslnb.methods.self_classifier_v1 import SelfClassifierV1Head, from_official_v1, orthogonal, self_classifier_v1_loss, to_official_v1
 

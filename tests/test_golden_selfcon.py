@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import nn
 from golden_tools import T, families, fill_hash, golden
 from test_golden_selfcon_networks import Official
-from sslnb.backbones.create import create_backbone
-from sslnb.exit_heads import ContrastHead
-from sslnb.fit import check_recipe, schedule
-from sslnb.learner import SSLModel
+from sslnb.models.create import create_backbone
+from sslnb.models.exit_heads import ContrastHead
+from sslnb.train.fit import check_recipe, schedule
+from sslnb.train.learner import SSLModel
 from sslnb.methods.one_stage import OneStage, OneStageHead, distillation
-from sslnb.methods.self_con import SelfCon
-from sslnb.methods.sup_con import Con, SupCon
-from sslnb.measures import top_hits
+from sslnb.methods.selfcon import SelfCon
+from sslnb.methods.supcon import Con, SupCon
+from sslnb.evaluate.measures import top_hits
 
 D = golden('selfcon')
 S0 = int(D['meta/fill_seed'])

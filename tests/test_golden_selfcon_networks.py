@@ -6,12 +6,12 @@ import argparse
 import numpy as np, pytest, torch
 from torch import nn
 from golden_tools import T, families, fill_hash, golden
-from sslnb.backbones.create import create_backbone
-from sslnb.exit_heads import ContrastHead, ExitClassifiers, mean_logits, vgg_classifier
-from sslnb.layouts import recognise
-from sslnb.learner import SSLModel
-from sslnb.pretrained import load_official
-from sslnb.selfcon_layouts import from_selfcon, to_selfcon
+from sslnb.models.create import create_backbone
+from sslnb.models.exit_heads import ContrastHead, ExitClassifiers, mean_logits, vgg_classifier
+from sslnb.checkpoints.layouts import recognise
+from sslnb.train.learner import SSLModel
+from sslnb.checkpoints.released import load_official
+from sslnb.checkpoints.selfcon import from_selfcon, to_selfcon
 
 D = golden('selfcon')
 S0 = int(D['meta/fill_seed'])

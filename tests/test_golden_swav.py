@@ -7,11 +7,11 @@ from torch import nn
 from fastai.callback.core import Callback
 from golden_tools import T, families, golden, meta
 from sslnb.distributed import rank, run_ranks
-from sslnb.fit import check_recipe
-from sslnb.learner import SSLModel, ssl_learner
+from sslnb.train.fit import check_recipe
+from sslnb.train.learner import SSLModel, ssl_learner
 from sslnb.data.loader import ssl_dls
 from sslnb.methods.swav import SwAV, SwAVHead, swav_loss
-from sslnb.sinkhorn import hard_codes, sinkhorn
+from sslnb.losses.sinkhorn import hard_codes, sinkhorn
 
 D = golden('swav')
 M = meta(D)

@@ -6,15 +6,15 @@ from types import SimpleNamespace as S
 import numpy as np, pytest, torch
 from torch import nn
 from golden_tools import T, families, fill_normal, golden, layout, meta, shapes
-from sslnb.backbones.resnet import feature_map, resnet
-from sslnb.backbones.create import create_backbone
-from sslnb.data.sets import ImageSet
-from sslnb.evaluate.protocol import top_accuracy
-from sslnb.layouts import backbone_of, recognise, weights
-from sslnb.learner import SSLModel, methods
-from sslnb.prototypes import PrototypeHead
-from sslnb.swav_layouts import from_swav, to_swav
-from sslnb.views import two_views
+from sslnb.models.resnet import feature_map, resnet
+from sslnb.models.create import create_backbone
+from sslnb.data.image_set import ImageSet
+from sslnb.evaluate.linear_protocol import top_accuracy
+from sslnb.checkpoints.layouts import backbone_of, recognise, weights
+from sslnb.train.learner import SSLModel, methods
+from sslnb.models.prototypes import PrototypeHead
+from sslnb.checkpoints.swav import from_swav, to_swav
+from sslnb.augment.views import two_views
 
 D = golden('swav')
 M = meta(D)

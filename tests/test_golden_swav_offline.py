@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from torch import nn
 from golden_tools import T, golden, meta
-from sslnb.bank import from_official_banks, to_official_banks
+from sslnb.models.memory_bank import from_official_banks, to_official_banks
 from sslnb.distributed import rank, run_ranks
-from sslnb.kmeans import spherical_kmeans
-from sslnb.learner import SSLModel
+from sslnb.losses.kmeans import spherical_kmeans
+from sslnb.train.learner import SSLModel
 from sslnb.methods.deepcluster_v2 import DeepClusterV2
 from sslnb.methods.sela_v2 import sinkhorn_labels
 

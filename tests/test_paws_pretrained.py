@@ -5,18 +5,18 @@ import numpy as np, pytest, torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 from torch import nn
-from sslnb.backbones.create import create_backbone
-from sslnb.cli import main
+from sslnb.models.create import create_backbone
+from sslnb.app.cli import main
 from sslnb.data.loader import ssl_dls
-from sslnb.evaluate.supports import support_accuracy
-from sslnb.export import load_backbone
-from sslnb.fit import *
-from sslnb.layouts import weights
-from sslnb.learner import SSLModel, ssl_learner
-from sslnb.networks import open_backbone
-from sslnb.paws_heads import PAWSClassifier, PAWSHead
-from sslnb.paws_layouts import to_paws
-from sslnb.pretrained import load_official
+from sslnb.evaluate.support_accuracy import support_accuracy
+from sslnb.checkpoints.export import load_backbone
+from sslnb.train.fit import *
+from sslnb.checkpoints.layouts import weights
+from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.app.networks import open_backbone
+from sslnb.models.paws_head import PAWSClassifier, PAWSHead
+from sslnb.checkpoints.paws import to_paws
+from sslnb.checkpoints.released import load_official
 
 X = torch.rand(4, 3, 48, 48)
 

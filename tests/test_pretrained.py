@@ -3,16 +3,16 @@ import argparse, os, pickle, subprocess, sys, types, warnings, zipfile
 import numpy as np, pytest, torch
 from torch import nn
 from golden_tools import golden, layout as layout_of
-from sslnb.backbones.create import create_backbone
+from sslnb.models.create import create_backbone
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
-from sslnb.export import load_backbone, export_backbone
-from sslnb.fit import *
-from sslnb.layouts import backbone_of, recognise, weights
-from sslnb.learner import SSLModel, methods, ssl_learner
+from sslnb.checkpoints.export import load_backbone, export_backbone
+from sslnb.train.fit import *
+from sslnb.checkpoints.layouts import backbone_of, recognise, weights
+from sslnb.train.learner import SSLModel, methods, ssl_learner
 from sslnb.methods.self_classifier import SelfClassifier, SelfClassifierHead, to_official
 from sslnb.methods.self_classifier_v1 import SelfClassifierV1Head, to_official_v1
-from sslnb.pretrained import init_from, load_official, read_checkpoint
+from sslnb.checkpoints.released import init_from, load_official, read_checkpoint
 
 W = dict(a=torch.arange(6.).view(2,3), b=dict(c=torch.ones(2, dtype=torch.long), n=3))
 

@@ -4,9 +4,9 @@ A small copy has 96 random images, a small network, few classes, units and local
 but one run in fp32: a CPU takes ten times as long for half precision, and the scaler of the gradients leaves out the first steps until it has found its size."""
 import math, re
 import pytest, torch
-from sslnb.cli import main
-from sslnb.options import parse
-from sslnb.recipes import check_keys, folder, keys_of, layers, load_recipe, read_recipe, recipes
+from sslnb.app.cli import main
+from sslnb.app.options import parse
+from sslnb.app.recipes import check_keys, folder, keys_of, layers, load_recipe, read_recipe, recipes
 
 every = pytest.mark.parametrize('name', recipes())
 
@@ -69,8 +69,8 @@ def test_mixed_precision_stands_for_batch_norm_as_officially():
 
 @pytest.mark.parametrize('name', RATES)
 def test_learning_rates_are_the_official_ones(name):
-    from sslnb.fit import check_recipe, lr_factor, schedule
-    from sslnb.recipes import signature
+    from sslnb.train.fit import check_recipe, lr_factor, schedule
+    from sslnb.app.recipes import signature
     flat, (bs, peak, first, last) = load_recipe(name), RATES[name]
     r = check_recipe({k: v for k, v in flat.items() if k in signature('RECIPE')})
     lrs = schedule({**r, 'epochs': 100 if r['lr_each'] == 'step' else r['epochs']}, 313, bs)
@@ -101,7 +101,7 @@ def test_supports_are_those_of_all_processes_together():
 
 @pytest.fixture(scope='module')
 def images():
-    from sslnb.data.sets import ImageSet
+    from sslnb.data.image_set import ImageSet
     g = torch.Generator().manual_seed(0)
     make = lambda n: ImageSet(torch.randint(256, (n, 3, 32, 32), generator=g).byte(), torch.arange(n) % 4, name='noise')
     return make(96), make(24)
@@ -127,8 +127,8 @@ def small(r):
 
 def train(name, images, **given):
     "A small copy of a recipe, trained for three steps; the Learner, its recipe, and which of its parameters have moved."
-    from sslnb.pretrain import build
-    from sslnb.recipes import split_recipe
+    from sslnb.app.pretrain import build
+    from sslnb.app.recipes import split_recipe
     r = load_recipe(name)
     learn, flat = build({'method': 'SelfClassifier', **load_recipe(name, {**small(r), **given})}, sets=images)
     learn.logger = lambda *a: None
@@ -170,7 +170,7 @@ def test_one_is_shown_with_what_it_builds_on(capsys):
 
 def test_dry_run_without_the_data(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('sslnb.plan.known_data', list)       # as on a machine that lacks it
+    monkeypatch.setattr('sslnb.app.plan.known_data', list)       # as on a machine that lacks it
     text = said(capsys, 'pretrain', '--recipe', 'self_classifier/800ep', '--dry-run')
     for words in ('imagenet: 1,281,167 images to train, 50,000 to test, 1,000 classes', 'not on this machine', '4,092 images in a batch, 313 steps in an epoch', '800 epochs, 250,400 steps',
                   'global 1, 224 x 224: scale 0.4 1,', 'local 1 to local 6, 96 x 96: scale 0.05 0.4,', 'solarise 0.2', 'resnet50, 23,508,032 parameters, 2,048 features', 'emb (2, 128)',
@@ -180,7 +180,7 @@ def test_dry_run_without_the_data(capsys, tmp_path, monkeypatch):
 
 def test_what_is_given_wins_and_the_rate_scales(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('sslnb.plan.known_data', list)
+    monkeypatch.setattr('sslnb.app.plan.known_data', list)
     small = ('--backbone', 'resnet8', '--hidden', 32, '--size', 32, '--local-size', 16, '--dry-run')
     text = said(capsys, 'pretrain', '--recipe', 'self_classifier/100ep', '--bs', 512, '--epochs', 7, '--row-tau', .2, *small)
     for words in ('512 images in a batch, 2,502 steps in an epoch', '7 epochs, 17,514 steps', 'lr 0.3 is for 256 images and grows with the batch: with 512 it is 0.6', 'row_tau: 0.2', 'epochs: 7'): assert words in text, words

@@ -2,9 +2,9 @@
 import csv, json
 from pathlib import Path
 import pytest, torch
-from sslnb.cli import main
-from sslnb.options import parse
-from sslnb.recipes import check_keys, grids, load_recipe
+from sslnb.app.cli import main
+from sslnb.app.options import parse
+from sslnb.app.recipes import check_keys, grids, load_recipe
 
 METHODS = dict(relationnet='RelationNet', simclr='SimCLR', deepcluster='DeepCluster', deepinfomax='DeepInfoMax', rotationnet='RotNet', randomweights='RandomWeights', standard='Supervised')
 DATA = dict(cifar10=(32, 4, .491, .247), cifar100=(32, 4, .507, .267), supercifar100=(32, 4, .507, .267), stl10=(96, 12, .5, .5), slim=(64, 8, .5, .25), tiny=(64, 8, .5, .25))      # side, border, mean and deviation of red
@@ -42,9 +42,9 @@ def test_keys_and_values_of_recipes_by_rule_are_known(group):
 
 @pytest.mark.parametrize('name', ['relational/relationnet-tiny-resnet32', 'relational/simclr-cifar10-conv4', 'relational/rotationnet-stl10-conv4', 'relational/deepinfomax-slim-resnet8', 'relational/standard-stl10-conv4'])
 def test_a_small_copy_of_a_recipe_by_rule_trains(name):
-    from sslnb.data.sets import ImageSet
-    from sslnb.pretrain import build
-    from sslnb.recipes import split_recipe
+    from sslnb.data.image_set import ImageSet
+    from sslnb.app.pretrain import build
+    from sslnb.app.recipes import split_recipe
     m = load_recipe(name)['method']
     noise = ImageSet(torch.randint(256, (48, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte(), torch.arange(48) % 4, name='noise')
     learn, flat = build(load_recipe(name, dict(bs=16, size=32, backbone='conv4', epochs=1, **({'k': 3} if m == 'RelationNet' else {}))), sets=(noise, noise))
@@ -69,12 +69,12 @@ def test_recipes_by_rule_are_listed_shown_and_checked(capsys, tmp_path, monkeypa
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    from sslnb.pretrain import pretrain
+    from sslnb.app.pretrain import pretrain
     return pretrain(out=tmp_path_factory.mktemp('stages')/'run', epochs=1, size=8, hidden=16, restarts=2, renew=0, warmup=0, backbone='conv4', progress=False).path
 
 def coloured(n, classes):
     "Grey squares of 8 pixels, a brightness for each class."
-    from sslnb.data.sets import ImageSet
+    from sslnb.data.image_set import ImageSet
     y = torch.arange(n) % len(classes)
     return ImageSet((y.view(-1, 1, 1, 1)*20+torch.randint(20, (n, 1, 8, 8), generator=torch.Generator().manual_seed(0))).byte(), y, classes, name='coloured')
 

@@ -3,17 +3,17 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
 from fastai.callback.core import Callback
-from sslnb.backbones.create import create_backbone
+from sslnb.models.create import create_backbone
 from sslnb.data.loader import ssl_dls
-from sslnb.data.sets import from_array
-from sslnb.export import load_backbone
-from sslnb.fit import *
-from sslnb.learner import ssl_learner
+from sslnb.data.image_set import from_array
+from sslnb.checkpoints.export import load_backbone
+from sslnb.train.fit import *
+from sslnb.train.learner import ssl_learner
 from sslnb.methods.relation_net import RelationNet
-from sslnb.networks import open_backbone
-from sslnb.pretrained import load_official
-from sslnb.relation import relation_pairs
-from sslnb.relational_layouts import relational_images
+from sslnb.app.networks import open_backbone
+from sslnb.checkpoints.released import load_official
+from sslnb.losses.relation import relation_pairs
+from sslnb.checkpoints.relational import relational_images
 
 BACKBONES = dict(conv4=(64, 24, 12), resnet8=(64, 54, 27), resnet32=(64, 198, 99), resnet56=(64, 342, 171), resnet34=(512, 216, 108))      # features, entries, parameters that Adam knows
 
@@ -120,7 +120,7 @@ def test_a_name_that_says_nothing(tmp_path, capsys):
 
 
 def test_commands(tmp_path, capsys):
-    from sslnb.cli import main
+    from sslnb.app.cli import main
     file('relationnet', 'conv4', path := tmp_path/'relationnet_cifar10_conv4_seed_1_epoch_200.tar')
     images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3)).astype(np.uint8)
     for i, a in enumerate(images):

@@ -1,14 +1,14 @@
 """SelfCon, SupCon and one-stage training on batches at the edge, with bad settings, and from the command line."""
 import pytest, torch
-from sslnb.backbones.create import create_backbone
-from sslnb.backbones.exits import n_exits
-from sslnb.cli import main
+from sslnb.models.create import create_backbone
+from sslnb.models.exits import n_exits
+from sslnb.app.cli import main
 from sslnb.data.loader import ssl_dls
-import sslnb.fit
-from sslnb.learner import SSLModel, ssl_learner
+import sslnb.train.fit
+from sslnb.train.learner import SSLModel, ssl_learner
 from sslnb.methods.one_stage import OneStage
-from sslnb.methods.self_con import SelfCon
-from sslnb.methods.sup_con import Con, SupCon
+from sslnb.methods.selfcon import SelfCon
+from sslnb.methods.supcon import Con, SupCon
 
 LABELS = dict(one_of_a_class=[0, 0, 1, 2, 2, 3], each_alone=[0, 1, 2, 3, 4, 5], one_class=[3]*6, some_without=[0, -1, 0, -1, 1, 1], none=[-1]*6)
 METHODS = dict(con=(Con, {}, 2), supcon=(SupCon, {}, 2), supcon_s=(SupCon, {}, 1), selfcon=(SelfCon, {}, 1), selfcon_m=(SelfCon, {}, 2), star=(SelfCon, dict(alpha=.5), 1), one_stage=(OneStage, {}, 1), kd=(OneStage, dict(kind='kd'), 1))

@@ -106,7 +106,7 @@ def test_one_process_downloads_and_the_others_wait(tmp_path):
 # ImageNet and what is cut from it
 
 def test_imagenet100_is_cut_from_imagenet_in_the_order_of_its_list(tmp_path):
-    from sslnb.data.lists import class_list
+    from sslnb.data.class_subsets import class_list
     wnids = class_list('imagenet100')
     more = ['n00000001', 'n99999999']
     pictures(tmp_path, [f'imagenet/{p}/{c}/{c}_1.JPEG' for p in ('train', 'val') for c in sorted(wnids+more)])
@@ -137,8 +137,8 @@ def test_a_missing_set_says_where_to_put_it(tmp_path, name, words):
 
 def test_names_are_known_without_importing():
     from sslnb.data.sources import DATASETS
-    from sslnb.recipes import keys_of
-    from sslnb.runs import known_data
+    from sslnb.app.recipes import keys_of
+    from sslnb.app.runs import known_data
     assert known_data() == list(DATASETS)
     assert {'root', 'few'} < keys_of('SelfClassifier').keys()
 
@@ -169,7 +169,7 @@ def test_what_is_no_label_is_refused(labels, words):
     assert words in str(e.value)
 
 def test_few_labels_are_the_same_in_every_order_of_asking():
-    from sslnb.data.subsets import few_labels
+    from sslnb.data.labels import few_labels
     s = image_sets('digits')[0]
     known = {k: {*(few_labels(s, k).labels >= 0).nonzero()[:, 0].tolist()} for k in (.1, 1, .01, 20, '1%', .5, 4)}
     assert known[.01] == known['1%'] and known[1] <= known[.01] < known[4] < known[.1] < known[20] < known[.5]

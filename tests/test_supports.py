@@ -6,14 +6,14 @@ from safetensors import safe_open
 from torch import nn
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
-from sslnb.data.sets import ImageSet
+from sslnb.data.image_set import ImageSet
 from sslnb.data.sources import digits, image_sets
 from sslnb.data.supports import Supports
 from sslnb.distributed import gather
-from sslnb.heads import mlp
-from sslnb.learner import SSLMethod, ssl_learner
+from sslnb.models.heads import mlp
+from sslnb.train.learner import SSLMethod, ssl_learner
 from sslnb.testing import _StopAt, check_precision, check_processes, check_resume
-from sslnb.views import two_views
+from sslnb.augment.views import two_views
 
 class Nearest(SSLMethod, register=False):
     "The class of one view by its supports, as the other view sees it."
@@ -116,7 +116,7 @@ def test_every_way_to_say_few(tmp_path):
     assert kept(1) == kept(1) != kept(2)
 
 def test_bad_input_through_the_command_line(folder, capsys):
-    from sslnb.cli import main
+    from sslnb.app.cli import main
     write = lambda name, text: str((folder/name).write_text(text) and folder/name)
     bee, rest = 'bee0.png,bee\n', 'cat3.png,cat\n'
     bad = (('--few', write('no_ant.csv', bee+rest), '1 of 3 classes of .* have no labelled image: ant; label some, or leave'),
@@ -135,10 +135,10 @@ def test_bad_input_through_the_command_line(folder, capsys):
         assert not (folder/'run').exists()
 
 def test_a_classifier_grows_out_of_paws(tmp_path):
-    from sslnb.classifier import test_classifier as again, train_classifier
-    from sslnb.pretrain import build
-    from sslnb.recipes import load_recipe, split_recipe
-    from sslnb.runs import save_recipe
+    from sslnb.app.classifier import test_classifier as again, train_classifier
+    from sslnb.app.pretrain import build
+    from sslnb.app.recipes import load_recipe, split_recipe
+    from sslnb.app.runs import save_recipe
     learn, flat = build(load_recipe('paws/digits', dict(epochs=1, size=8, bs=256)))
     assert learn.dls.train.ds.labels.ge(0).sum() == 40
     learn.logger = lambda *a: None
@@ -151,10 +151,10 @@ def test_a_classifier_grows_out_of_paws(tmp_path):
     assert sd['fc.fc2.weight'].shape == (10, 64)
 
 def test_suncet_goes_on_from_a_run_of_paws(tmp_path):
-    from sslnb.networks import open_backbone
-    from sslnb.pretrain import build, pretrain
-    from sslnb.recipes import load_recipe, split_recipe
-    from sslnb.runs import save_recipe
+    from sslnb.app.networks import open_backbone
+    from sslnb.app.pretrain import build, pretrain
+    from sslnb.app.recipes import load_recipe, split_recipe
+    from sslnb.app.runs import save_recipe
     learn, flat = build(load_recipe('paws/digits', dict(epochs=1, size=8, bs=256)))
     learn.logger = lambda *a: None
     save_recipe(flat, tmp_path/'run'/'recipe.yml')

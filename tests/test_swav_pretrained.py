@@ -1,18 +1,18 @@
 """Files in the layouts that SwAV's authors published, written here with a small network: loaded, complete or not, looked through, and trained on."""
 import numpy as np, pytest, torch
 from torch import nn
-from sslnb.backbones.create import create_backbone
+from sslnb.models.create import create_backbone
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
-from sslnb.export import export_backbone, load_backbone
-from sslnb.fit import *
-from sslnb.layouts import weights
-from sslnb.learner import SSLModel, ssl_learner
+from sslnb.checkpoints.export import export_backbone, load_backbone
+from sslnb.train.fit import *
+from sslnb.checkpoints.layouts import weights
+from sslnb.train.learner import SSLModel, ssl_learner
 from sslnb.methods.swav import SwAV
-from sslnb.networks import open_backbone
-from sslnb.pretrained import load_linear, load_official
-from sslnb.prototypes import PrototypeHead
-from sslnb.swav_layouts import to_swav, swav_std
+from sslnb.app.networks import open_backbone
+from sslnb.checkpoints.released import load_linear, load_official
+from sslnb.models.prototypes import PrototypeHead
+from sslnb.checkpoints.swav import to_swav, swav_std
 
 X = torch.rand(4, 3, 64, 64)
 

@@ -11,8 +11,8 @@ import yaml
 from readme import page, root, site
 
 assets = Path(__file__).parent/'site'
-parts = {'0': 'Foundations', '1': 'Data and views', '2': 'Backbones and heads', '3': 'Learner and callbacks', '4': 'What methods share',
-         '5': 'Methods', '6': 'Methods', '7': 'Evaluation', '8': 'Recipes, export, command line', '9': 'Tutorials and results'}
+parts = {'0': 'Foundations', '1': 'Augmentation', '2': 'Data', '3': 'Models', '4': 'Losses', '5': 'Training', '6': 'Evaluation', '7': 'Checkpoints',
+         '8': 'Methods', '9': 'Recipes and command line', '': 'Tutorials and results'}
 
 def notebooks():
     "Notebooks in reading order, the home page first, folders last; paths are relative to `nbs/`."
@@ -22,7 +22,7 @@ def notebooks():
 
 def part(nb):
     "The part of the book that a notebook belongs to, by its decade or its folder."
-    return parts['9'] if len(nb.parts) > 1 else parts.get(nb.name[0])
+    return parts[''] if len(nb.parts) > 1 else parts.get(nb.name[0])
 
 def groups(nbs):
     "`(part, notebooks)` in reading order; the home page has no part."
