@@ -1,4 +1,5 @@
-"""Batched augmentation: the operations (`ops`), the draws with the pipeline (`pipeline`), and images that are cut one by one (`per_image`)."""
+"""Batched augmentation: operations, draws (`pipeline`), applied to a batch (`apply`) or one by one (`per_image`)."""
 from .ops import *
 from .pipeline import *
+from .apply import *
 from .per_image import *

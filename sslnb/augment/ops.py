@@ -20,6 +20,7 @@ def _cubic(d, a=-.5):
     d = d.abs_()
     return torch.where(d<1, ((a+2)*d-(a+3))*d*d+1, torch.where(d<2, a*(((d-5)*d+8)*d-4), torch.zeros_like(d)))
 
+# %% ../../nbs/100_augment.ops.ipynb #b5059aea
 kernels = dict(bilinear=_linear, bicubic=_cubic)
 
 def resize_matrix(
@@ -49,7 +50,8 @@ def separable(
     "Multiply every channel of every image by the image's own two matrices."
     n,C,H,W = x.shape
     h,w = a.shape[1],b.shape[1]
-    t = torch.bmm(x.reshape(n,C*H,W), b.mT, out=x.new_empty(n,C*H,w)).view(n,C,H,w)     # with `out`, so that autocast keeps its hands off
+    # with `out`, so that autocast keeps its hands off
+    t = torch.bmm(x.reshape(n,C*H,W), b.mT, out=x.new_empty(n,C*H,w)).view(n,C,H,w)
     out = x.new_empty(n,C,h,w)
     for c in range(C): torch.bmm(a, t[:,c], out=out[:,c])
     return out
@@ -63,7 +65,8 @@ def crop_resize(
 )->Tensor: # (n,C,h,w)
     "Cut a box out of each image, resize it with antialiasing, perhaps mirror it."
     top,left,h,w = box.unbind(1)
-    return separable(x, resize_matrix(top, h, size[0], x.shape[2], mode=mode), resize_matrix(left, w, size[1], x.shape[3], flip, mode))
+    return separable(x, resize_matrix(top, h, size[0], x.shape[2], mode=mode),
+                     resize_matrix(left, w, size[1], x.shape[3], flip, mode))
 
 # %% ../../nbs/100_augment.ops.ipynb #20d8d6b1
 def affine_matrix(
@@ -76,7 +79,7 @@ def affine_matrix(
     shear:Tensor, # (n,) degrees, along x
     zoom:Tensor # (n,) above 1 enlarges
 )->Tensor: # (n,2,3) as `affine_grid` takes it
-    "From an output pixel to the place in the source it is read from: shift, zoom, shear and rotation undone, then flip, then crop."
+    "Map output pixels to source pixels: undo shift, zoom, shear and rotation, then flip, then crop."
     (H,W),(h,w),(top,left,bh,bw) = src, size, box.float().unbind(1)
     c,s,t = *(f(torch.deg2rad(angle)) for f in (torch.cos,torch.sin)), torch.deg2rad(shear).tan()
     m = torch.stack([c-s*t, c*t+s, -s, c], 1).view(-1,2,2) / zoom[:,None,None]
@@ -114,6 +117,7 @@ def brightness_(x:Tensor, # (n,C,h,w) in [0,1]
     "Towards black or away from it."
     return x.mul_(f.view(-1,1,1,1)).clamp_(0,1)
 
+# %% ../../nbs/100_augment.ops.ipynb #66766406
 def contrast_(x:Tensor, # (n,C,h,w) in [0,1]
     f:Tensor # (n,) 0 is a flat grey, 1 changes nothing
 )->Tensor:
@@ -152,7 +156,7 @@ colour_ops = (brightness_, contrast_, saturation_, hue_)
 
 def jitter_(
     x:Tensor, # (n,C,h,w) in [0,1]
-    order:Tensor, # (n,4) which operation comes first, second, ...: 0 brightness, 1 contrast, 2 saturation, 3 hue; on the CPU
+    order:Tensor, # (n,4) order of 0 brightness, 1 contrast, 2 saturation and 3 hue; on the CPU
     factors:Tensor, # (n,4) factor of operation 0, 1, 2, 3; on the CPU
     rows:Tensor=None # (m,) rows to change, on the CPU; default all
 )->Tensor: # `x`
@@ -181,21 +185,27 @@ def blur_matrix(
     out = sigma.new_zeros(len(sigma), size, size)
     return out.scatter_add_(2, i.expand(len(sigma),-1,-1), k[:,None].expand(-1,size,-1))
 
-def _taps(sigma, kernel): # (n,kernel) weights
-    if kernel%2==0 or kernel<1: raise ValueError(f"kernel is {kernel}: give an odd number of pixels, such as {max(1,kernel-1)} or {kernel+1}")
+# %% ../../nbs/100_augment.ops.ipynb #a6c32da1
+def _taps(sigma, kernel):
+    "Weights (n,kernel) of each image's blur."
+    if kernel%2==0 or kernel<1:
+        raise ValueError(f"kernel is {kernel}: give an odd number of pixels, such as {max(1,kernel-1)} or {kernel+1}")
     k = (-.5*((torch.arange(kernel, device=sigma.device)-kernel//2)/sigma[:,None])**2).exp()
     return k/k.sum(1, keepdim=True)
 
-def _blur_large(x, sigma, kernel): # on a CPU: tap by tap, where the matrices would mostly hold zeros; taps of less than 3e-7 of the middle one are left out
+def _blur_large(x, sigma, kernel):
+    "On a CPU, tap by tap, where matrices would mostly hold zeros; without taps below 3e-7 of the middle one."
     C,h,w = x.shape[1:]
     out = torch.empty_like(x)
     for rows in sigma.argsort().split(4):
         r = min(kernel//2, math.ceil(5.5*sigma[rows].max().item()))
         k,n = _taps(sigma[rows], 2*r+1).repeat_interleave(C, 0), len(rows)*C
         y = F.pad(x[rows], (r,)*4, mode='reflect').view(1, n, h+2*r, w+2*r)
-        with torch.autocast('cpu', enabled=False): out[rows] = F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n), k[:,None,None], groups=n).view(-1, C, h, w)
+        with torch.autocast('cpu', enabled=False):
+            out[rows] = F.conv2d(F.conv2d(y, k[:,None,:,None], groups=n), k[:,None,None], groups=n).view(-1, C, h, w)
     return out
 
+# %% ../../nbs/100_augment.ops.ipynb #3da291a2
 def gaussian_blur(
     x:Tensor, # (n,C,h,w)
     sigma:Tensor, # (n,) in pixels
@@ -225,6 +235,7 @@ def equalise(
     table = (hist.cumsum(2)-hist + step//2).div(step.clamp(min=1), rounding_mode='floor').clamp_(0,255)
     return torch.where(step>0, table.gather(2,q), q).view(x.shape).to(x.dtype)/255
 
+# %% ../../nbs/100_augment.ops.ipynb #557f0d07
 def erase(
     x:Tensor, # (n,C,h,w)
     box:Tensor, # (n,4) top, left, height, width in pixels; no height, no change

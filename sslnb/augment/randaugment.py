@@ -12,31 +12,43 @@ from torch import Tensor
 from .ops import brightness_, contrast_, equalise, saturation_, solarise
 
 # %% ../../nbs/101_augment.randaugment.ipynb #ac03ec5e
-def _warp(x, a, t=None): # `a` (n,2,2): from pixels of the result, counted from the middle, to those of `x`; `t` (n,2): shift in shares of the side
+def _warp(x, a, t=None):
+    "`a` (n,2,2) maps pixels of the result, from its middle, to those of `x`; `t` (n,2): shift in shares of the side."
     h,w = x.shape[2:]
     k = torch.tensor([[1.,h/w],[w/h,1.]], device=x.device)
     theta = torch.cat([a*k, x.new_zeros(len(x),2,1) if t is None else 2*t[...,None]], 2)
     return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), mode='nearest', align_corners=False)
 
 def _matrix(*rows): return torch.stack([torch.stack(r, 1) for r in rows], 1)
+
+# %% ../../nbs/101_augment.randaugment.ipynb #4e80396b
 def _rotate(x, v):
     c,s = (v*math.pi/180).cos(),(v*math.pi/180).sin()
     return _warp(x, _matrix((c,-s),(s,c)))
-def _sheared(x, v, along): # around the top left corner
+def _sheared(x, v, along):
+    "Shear around the top left corner."
     h,w = x.shape[2:]
     i,o = torch.ones_like(v),torch.zeros_like(v)
     if along: return _warp(x, _matrix((i,v),(o,i)), torch.stack([v*h/w/2,o], 1))
     return _warp(x, _matrix((i,o),(v,i)), torch.stack([o,v*w/h/2], 1))
+
+# %% ../../nbs/101_augment.randaugment.ipynb #39751127
 def _shifted(x, v, axis):
+    "Shift along x (axis 0) or y (axis 1) by a share of the side."
     side = x.shape[3-axis]
     t = torch.zeros(len(x), 2, device=x.device)
     t[:,axis] = -(v*side).trunc()/side                                # whole pixels
     return _warp(x, torch.eye(2, device=x.device).expand(len(x),2,2), t)
-def _sharpness(x, v): # away from a slightly blurred image or towards it; the border stays
-    k = torch.ones(3, 3, device=x.device); k[1,1] = 5
+def _sharpness(x, v):
+    "Away from a slightly blurred image or towards it; the border stays."
+    k = torch.ones(3, 3, device=x.device)
+    k[1,1] = 5
     y = x.clone()
-    y[...,1:-1,1:-1] = F.conv2d(x.flatten(0,1)[:,None], (k/13)[None,None]).view(*x.shape[:2], x.shape[2]-2, x.shape[3]-2)
+    h,w = x.shape[2]-2,x.shape[3]-2
+    y[...,1:-1,1:-1] = F.conv2d(x.flatten(0,1)[:,None], (k/13)[None,None]).view(*x.shape[:2], h, w)
     return y.lerp_(x, v.view(-1,1,1,1)).clamp_(0,1)
+
+# %% ../../nbs/101_augment.randaugment.ipynb #a4f9122b
 def _posterise(x, v): # v bits
     step = (2**(8-v)).view(-1,1,1,1)
     return ((x*255).round()/step).floor()*step/255
@@ -44,17 +56,24 @@ def _autocontrast(x, v):
     lo,hi = x.amin((2,3), keepdim=True),x.amax((2,3), keepdim=True)
     return torch.where(hi>lo, (x-lo)/(hi-lo).clamp(min=1e-6), x)
 
-_part = lambda m: .9*m
+_change = lambda m: .9*m
 _bits = lambda m: 8-round(m*4)
-rand_ops = dict(                                                      # operation, value at a magnitude from 0 to 1, whether it goes both ways
-    Identity=(lambda x,v: x, lambda m: 0., False),
-    ShearX=(lambda x,v: _sheared(x, v, True), lambda m: .3*m, True), ShearY=(lambda x,v: _sheared(x, v, False), lambda m: .3*m, True),
-    TranslateX=(lambda x,v: _shifted(x, v, 0), lambda m: 150/331*m, True), TranslateY=(lambda x,v: _shifted(x, v, 1), lambda m: 150/331*m, True),
-    Rotate=(_rotate, lambda m: 30*m, True),
-    Brightness=(lambda x,v: brightness_(x, 1+v), _part, True), Color=(lambda x,v: saturation_(x, 1+v), _part, True),
-    Contrast=(lambda x,v: contrast_(x, 1+v), _part, True), Sharpness=(lambda x,v: _sharpness(x, 1+v), _part, True),
-    Posterize=(_posterise, _bits, False), Solarize=(solarise, lambda m: 1-m, False),
-    AutoContrast=(_autocontrast, lambda m: 0., False), Equalize=(lambda x,v: equalise(x), lambda m: 0., False))
+# operation, value at a magnitude from 0 to 1, whether it goes both ways
+rand_ops = dict(
+    Identity    =(lambda x,v: x,                      lambda m: 0.,        False),
+    ShearX      =(lambda x,v: _sheared(x, v, True),   lambda m: .3*m,      True),
+    ShearY      =(lambda x,v: _sheared(x, v, False),  lambda m: .3*m,      True),
+    TranslateX  =(lambda x,v: _shifted(x, v, 0),      lambda m: 150/331*m, True),
+    TranslateY  =(lambda x,v: _shifted(x, v, 1),      lambda m: 150/331*m, True),
+    Rotate      =(_rotate,                            lambda m: 30*m,      True),
+    Brightness  =(lambda x,v: brightness_(x, 1+v),    _change,             True),
+    Color       =(lambda x,v: saturation_(x, 1+v),    _change,             True),
+    Contrast    =(lambda x,v: contrast_(x, 1+v),      _change,             True),
+    Sharpness   =(lambda x,v: _sharpness(x, 1+v),     _change,             True),
+    Posterize   =(_posterise,                         _bits,               False),
+    Solarize    =(solarise,                           lambda m: 1-m,       False),
+    AutoContrast=(_autocontrast,                      lambda m: 0.,        False),
+    Equalize    =(lambda x,v: equalise(x),            lambda m: 0.,        False))
 
 # %% ../../nbs/101_augment.randaugment.ipynb #7d8733af
 def draw_rand_augment(
@@ -64,7 +83,9 @@ def draw_rand_augment(
     g:torch.Generator # from `core.rng`
 )->dict: # `rand_op` (n,ops) number of the operation, `rand_value` (n,ops) its value
     "RandAugment's draws, https://arxiv.org/abs/1909.13719"
-    if not (isinstance(ops, int) and ops>0 and 0<=magnitude<=30): raise ValueError(f'RandAugment with {ops} operations at magnitude {magnitude}; expected a whole number above 0, and 0 to 30: (2, 9)')
+    if not (isinstance(ops, int) and ops>0 and 0<=magnitude<=30):
+        raise ValueError(f'RandAugment with {ops} operations at magnitude {magnitude}; expected a whole '
+                         'number above 0, and 0 to 30: (2, 9)')
     values = torch.tensor([level(magnitude/30) for _,level,_ in rand_ops.values()])
     both = torch.tensor([b for *_,b in rand_ops.values()])
     op = torch.randint(len(rand_ops), (n,ops), generator=g)
