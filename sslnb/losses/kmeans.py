@@ -13,21 +13,28 @@ from ..core import rng
 from ..distributed import all_sum, gather, rank
 
 # %% ../../nbs/405_losses.kmeans.ipynb #f1133408
-def _nearest(x, c, chunk): return torch.cat([(xs@c.T).argmax(1) for xs in x.split(chunk)]) if len(x) else x.new_zeros(0, dtype=torch.long)
+def _nearest(x, c, chunk):
+    return torch.cat([(xs@c.T).argmax(1) for xs in x.split(chunk)]) if len(x) else x.new_zeros(0, dtype=torch.long)
 
-def _first(x, k, rows, seed): # the k rows to start from, on every process
+def _first_centroids(x, k, rows, seed):
+    "The `k` rows to start from, the same on every process."
     ns = gather(torch.tensor([len(x)], device=x.device))
     total,before = int(ns.sum()),int(ns[:rank()].sum())
     if k<2: raise ValueError(f'{k} clusters; expected at least 2')
-    if k>total: raise ValueError(f'{k} clusters of {total} rows; expected at most as many clusters as rows: lower the number of clusters')
+    if k>total:
+        raise ValueError(f'{k} clusters of {total} rows; expected at most as many clusters as rows: lower '
+                         'the number of clusters')
     rows = torch.randperm(total, generator=rng(seed, 0, 'kmeans')) if rows is None else rows
-    if len(rows)<k or rows[:k].min()<0 or rows[:k].max()>=total: raise ValueError(f'{len(rows)} rows to start from, {int(rows.min())} to {int(rows.max())}; expected at least {k}, from 0 to {total-1}')
+    if len(rows)<k or rows[:k].min()<0 or rows[:k].max()>=total:
+        raise ValueError(f'{len(rows)} rows to start from, {int(rows.min())} to {int(rows.max())}; expected '
+                         f'at least {k}, from 0 to {total-1}')
     at = rows[:k].to(x.device)-before
     mine = (at>=0)&(at<len(x))
     c = x.new_zeros(k, x.shape[1])
     c[mine] = x[at[mine]]
     return all_sum(c)
 
+# %% ../../nbs/405_losses.kmeans.ipynb #8ce608b9
 @torch.no_grad()
 def spherical_kmeans(
     x:Tensor, # (n,D) rows of this process, of unit length; the number of rows may differ from process to process
@@ -39,7 +46,7 @@ def spherical_kmeans(
 )->tuple: # (k,D) centroids of unit length, equal on all processes, and (n,) int64 cluster of each row of this process
     "Clusters of directions (https://arxiv.org/abs/2006.09882, appendix D)."
     if x.ndim!=2: raise ValueError(f'x has shape {tuple(x.shape)}; expected (n,D), one row a sample')
-    c = _first(x, k, rows, seed)
+    c = _first_centroids(x, k, rows, seed)
     for _ in range(iters):
         a = _nearest(x, c, chunk)
         total = all_sum(x.new_zeros(c.shape).index_add_(0, a, x))

@@ -9,7 +9,7 @@ __all__ = ['ContrastHead', 'vgg_classifier', 'ExitClassifiers', 'mean_logits']
 import torch
 import torch.nn.functional as F
 from torch import nn
-from ..core import choose
+from ..core import at_least_float32, choose, main_features
 from .heads import mlp
 
 # %% ../../nbs/313_models.exit_heads.ipynb #b8b28108
@@ -25,19 +25,21 @@ class ContrastHead(nn.Module):
         choose(kind, ['mlp','linear'], 'kind of head')
         one = lambda: mlp(n_in, n_in, n_out, bn=False) if kind=='mlp' else nn.Linear(n_in, n_out)
         self.head,self.sub_heads = one(),nn.ModuleList(one() for _ in range(n_exits))
-    def forward(self, features, batch=None): # lists, one entry a view: `z` (B,n_out), and `exits` with one such tensor for each exit
-        outs,exits = zip(*(_parts(f, len(self.sub_heads)) for f in features))
+    def forward(self, features, batch=None):
+        "Lists with one entry per view: `z` (B,n_out), and `exits` with one such tensor per exit."
+        outs,exits = zip(*(_exit_outputs(f, len(self.sub_heads)) for f in features))
         ns = [len(o) for o in outs]
-        go = lambda h,xs: F.normalize(_full(h(torch.cat(xs))), dim=1).split(ns)
+        go = lambda h,xs: F.normalize(at_least_float32(h(torch.cat(xs))), dim=1).split(ns)
         z = go(self.head, outs)
         subs = [go(h, xs) for h,xs in zip(self.sub_heads, zip(*exits))]
         return dict(z=list(z), exits=[[s[v] for s in subs] for v in range(len(ns))])
 
-def _full(x): return x if x.dtype==torch.float64 else x.float()              # at least single precision
-
-def _parts(f, n): # of a backbone's output: the features, and n exits'
-    out,exits = (f['out'],f.get('exits', [])) if isinstance(f, dict) else (f,[])
-    if len(exits)!=n: raise ValueError(f'the head is for {n} exits, the backbone gives {len(exits)}: build the head with n_exits={len(exits)}, or the backbone with other exits=[...]')
+def _exit_outputs(f, n):
+    "Of a backbone's output `f`: the features, and those of `n` exits."
+    out,exits = main_features(f),f.get('exits', []) if isinstance(f, dict) else []
+    if len(exits)!=n:
+        raise ValueError(f'the head is for {n} exits, the backbone gives {len(exits)}: build the head with '
+                         f'n_exits={len(exits)}, or the backbone with other exits=[...]')
     return out,exits
 
 # %% ../../nbs/313_models.exit_heads.ipynb #df1d4f60
@@ -59,9 +61,10 @@ class ExitClassifiers(nn.Module):
         super().__init__()
         self.main,self.exits = make(n_in, n_classes),nn.ModuleList(make(n_in, n_classes) for _ in range(n_exits))
     def forward(self, f): # what a backbone gives -> list of (B,n_classes), the backbone's end first
-        out,exits = _parts(f, len(self.exits))
+        out,exits = _exit_outputs(f, len(self.exits))
         return [self.main(out), *(c(e) for c,e in zip(self.exits, exits))]
 
+# %% ../../nbs/313_models.exit_heads.ipynb #a270cc6f
 def mean_logits(
     logits:list # of (B,n_classes), one of each exit
 )->torch.Tensor: # (B,n_classes)

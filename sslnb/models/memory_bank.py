@@ -53,9 +53,12 @@ def from_official_banks(
     "One bank out of the official program's files, one a process."
     z = torch.cat([p['local_memory_embeddings'].float() for p in parts], 1)
     idx = torch.cat([p['local_memory_index'].long() for p in parts]).to(z.device)
-    if idx.min()<0 or idx.max()>=n: raise ValueError(f'images {int(idx.min())} to {int(idx.max())} in the bank, {n} in the data set; give the data that the bank was made with')
+    if idx.min()<0 or idx.max()>=n:
+        raise ValueError(f'images {int(idx.min())} to {int(idx.max())} in the bank, {n} in the data set; '
+                         'give the data that the bank was made with')
     bank = MemoryBank(n, z.shape[2], len(z)).to(z.device)
-    last = torch.full((n,), -1, device=z.device).scatter_reduce_(0, idx, torch.arange(len(idx), device=z.device), 'amax')
+    last = torch.full((n,), -1, device=z.device)
+    last.scatter_reduce_(0, idx, torch.arange(len(idx), device=z.device), 'amax')
     bank.seen |= last>=0
     bank.rows[:,bank.seen] = z[:,last[bank.seen]]
     return bank
@@ -65,4 +68,5 @@ def to_official_banks(
     world:int=1 # number of processes
 )->list: # one dict a process, as `torch.save` would write to `mb{rank}.pth`
     "A bank in the official layout, its images spread over processes."
-    return [dict(local_memory_embeddings=bank.rows[:,i].clone(), local_memory_index=i) for i in bank.seen.nonzero()[:,0].tensor_split(world)]
+    return [dict(local_memory_embeddings=bank.rows[:,i].clone(), local_memory_index=i)
+            for i in bank.seen.nonzero()[:,0].tensor_split(world)]
