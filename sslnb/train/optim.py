@@ -15,7 +15,7 @@ from ..core import choose
 # %% ../../nbs/500_train.optim.ipynb #59207df7
 class LARC(torch.optim.Optimizer):
     "SGD with momentum and one step size per tensor, https://arxiv.org/abs/1708.03888"
-    ratios = ()                                            # of the last step, a tensor for each adapted group; nan where a tensor was left unscaled
+    ratios = ()    # of the last step, a tensor for each adapted group; nan where a tensor was left unscaled
     def __init__(self,
         params, # parameters, or groups of them; a group with `adapt=False` is plain SGD with its own decay
         lr:float, # learning rate
@@ -26,8 +26,10 @@ class LARC(torch.optim.Optimizer):
         eps:float=1e-8, # added to the denominator of the ratio
         adapt:bool=True # scale the gradients of a group?
     ):
-        if lr<0 or momentum<0 or weight_decay<0: raise ValueError(f'lr, momentum and weight_decay cannot be negative: got {lr}, {momentum}, {weight_decay}')
-        super().__init__(params, dict(lr=float(lr), momentum=momentum, weight_decay=weight_decay, trust=trust, clip=clip, eps=eps, adapt=adapt))
+        if min(lr, momentum, weight_decay)<0:
+            raise ValueError(f'lr, momentum and weight_decay cannot be negative: got {lr}, {momentum}, {weight_decay}')
+        super().__init__(params, dict(lr=float(lr), momentum=momentum, weight_decay=weight_decay,
+                                      trust=trust, clip=clip, eps=eps, adapt=adapt))
 
     @torch.no_grad()
     def step(self,
@@ -44,6 +46,7 @@ class LARC(torch.optim.Optimizer):
         return loss
 
     def _scaled(self, ps, gs, lr, weight_decay, trust, clip, eps, adapt, **_):
+        "Gradients with decay, each scaled by the ratio of its tensor."
         if not adapt: return torch._foreach_add(gs, ps, alpha=weight_decay) if weight_decay else gs
         dtype = torch.float64 if any(p.dtype==torch.float64 for p in ps) else torch.float32
         pn,gn = (torch.stack(torch._foreach_norm(x, 2, dtype)) for x in (ps,gs))
@@ -56,7 +59,8 @@ class LARC(torch.optim.Optimizer):
         torch._foreach_mul_(out, list(torch.where(live, ratio, 1.)))
         return out
 
-    def _kept(self, ps, gs, momentum): # what is kept of the last steps, with this one added
+    def _kept(self, ps, gs, momentum):
+        "What is kept of the last steps, with this one added."
         for p in ps:
             if not self.state[p]: self.state[p]['momentum_buffer'] = torch.zeros_like(p)
         bufs = [self.state[p]['momentum_buffer'] for p in ps]
@@ -64,13 +68,14 @@ class LARC(torch.optim.Optimizer):
         torch._foreach_add_(bufs, gs)
         return bufs
 
-    def _update(self, ps, gs, lr, momentum, **_): torch._foreach_add_(ps, self._kept(ps, gs, momentum) if momentum else gs, alpha=-lr)
+    def _update(self, ps, gs, lr, momentum, **_):
+        torch._foreach_add_(ps, self._kept(ps, gs, momentum) if momentum else gs, alpha=-lr)
 
 # %% ../../nbs/500_train.optim.ipynb #f2cbfed0
 class LARS(LARC):
-    "`LARC` that leaves tensors of one dimension (biases, norm layers) unscaled and undecayed, https://arxiv.org/abs/1708.03888"
+    "`LARC` that neither scales nor decays tensors of one dimension (bias, norm), https://arxiv.org/abs/1708.03888"
     def add_param_group(self,
-        group:dict # a group; its tensors of one dimension move to a group of their own, unless it says itself whether to `adapt`
+        group:dict # tensors of one dimension move to a group of their own, unless it says itself whether to `adapt`
     ):
         "Add `group` as (up to) two groups: the tensors that are adapted, and the rest."
         if 'adapt' in group: return super().add_param_group(group)
@@ -107,21 +112,28 @@ def bias_or_norm(
     "Whether a parameter is a bias or has one dimension, as the weights of norm layers do."
     return name.endswith('.bias') or p.ndim<=1
 
+def _no_decay_rule(no_decay):
+    "The function `(name, p) -> bool` that `param_groups` was given or that stands for what it was given."
+    if isinstance(no_decay, str): choose(no_decay, ['name'], 'no_decay')
+    if no_decay=='name': return lambda n,p: 'bias' in n or 'bn' in n
+    if callable(no_decay): return no_decay
+    return bias_or_norm if no_decay else lambda n,p: False
+
+# %% ../../nbs/500_train.optim.ipynb #8b89223f
 def param_groups(
     model:nn.Module, # the model; frozen parameters are left out
     wd:float, # weight decay of everything that is not in one of the next two groups
-    no_decay=False, # `True`: biases and norm layers are not decayed; `'name'`: what has `bias` or `bn` in its name is neither decayed nor adapted; or a function `(name, p) -> bool`
+    no_decay=False, # `True`: not biases and norm layers; `'name'`: see above; or a function `(name, p) -> bool`
     backbone_wd:float=None, # weight decay of parameters with `backbone` in their name; `None`: as the others
     backbone:str='backbone' # what the names of the backbone's parameters hold
 )->list: # up to three `dict(params=, weight_decay=, name=)`, empty ones left out
     "Parameter groups by weight decay: default, no decay, backbone."
-    if isinstance(no_decay, str): choose(no_decay, ['name'], 'no_decay')
-    free = {True:bias_or_norm, False:lambda n,p: False, None:lambda n,p: False, 'name':lambda n,p: 'bias' in n or 'bn' in n}.get(no_decay, no_decay)
+    is_free = _no_decay_rule(no_decay)
     groups = dict(default=([],wd), no_decay=([],0.), backbone=([],backbone_wd))
     for n,p in model.named_parameters():
         if not p.requires_grad: continue
-        k = 'no_decay' if free(n,p) else 'backbone' if backbone_wd is not None and backbone in n else 'default'
-        groups[k][0].append(p)
+        k = 'backbone' if backbone_wd is not None and backbone in n else 'default'
+        groups['no_decay' if is_free(n,p) else k][0].append(p)
     adapt = lambda k: dict(adapt=k!='no_decay') if no_decay=='name' else {}
     return [dict(params=ps, weight_decay=float(w), name=k, **adapt(k)) for k,(ps,w) in groups.items() if ps]
 
@@ -135,7 +147,8 @@ def warmup_cosine(
     top_twice:bool=True # does `lr` end the warm-up as well as begin the cosine? `False`: only the latter
 )->torch.Tensor: # (n_steps,) float64, the learning rate of each step
     "Linear warm-up, both ends included, then half a cosine, https://arxiv.org/abs/1608.03983"
-    if not 0<=warmup_steps<=n_steps: raise ValueError(f'warm-up of {warmup_steps} steps in a run of {n_steps}: give 0 to {n_steps}')
+    if not 0<=warmup_steps<=n_steps:
+        raise ValueError(f'warm-up of {warmup_steps} steps in a run of {n_steps}: give 0 to {n_steps}')
     n = n_steps-warmup_steps
     up = torch.linspace(start_lr, lr, warmup_steps+(not top_twice), dtype=torch.float64)[:warmup_steps]
     f = lr if final_lr is None else final_lr
@@ -166,8 +179,10 @@ def clip_per_param(
 # %% ../../nbs/500_train.optim.ipynb #b1cc9899
 def optimisers()->dict: # name in small letters -> class
     "Every optimiser that `make_opt` knows."
-    own = {n.lower():c for n,c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer) and c is not torch.optim.Optimizer}
-    return {**own, 'larc':LARC, 'lars':LARS, 'lars_inside':LARSInside}
+    base = torch.optim.Optimizer
+    classes = {n.lower():c for n,c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, base)}
+    theirs = {n:c for n,c in classes.items() if c is not base}
+    return {**theirs, 'larc':LARC, 'lars':LARS, 'lars_inside':LARSInside}
 
 def make_opt(
     name:str, # `'adamw'`, `'adam'`, `'sgd'`, `'larc'`, `'lars'`, `'lars_inside'`, or another of `torch.optim`

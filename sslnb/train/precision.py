@@ -19,7 +19,8 @@ class Precision(Callback):
     order = 10
     def __init__(self,
         dtype:str='bf16' # `'bf16'`, `'fp16'`, or `'fp32'` for full precision
-    ): self.dtype = choose(dtype, DTYPES, 'precision')
+    ):
+        self.dtype = choose(dtype, DTYPES, 'precision')
     def before_fit(self):
         kind = next(self.learn.model.parameters()).device.type
         bare(self.learn.model).amp = self.dtype
@@ -44,8 +45,9 @@ class Guard(Callback):
         self.bad = bad if self.bad is None else self.bad|bad
         step = bare(self.learn.model).step
         if (loss.device.type=='cpu' or step%self.every==0) and self.bad.item():
-            raise FloatingPointError(f'the loss is {loss.item():g} at step {step} (epoch {self.epoch}): the step was not taken. '
-                'Lower lr, make the warm-up longer, clip gradients (clip=1.), or use bf16 in place of fp16; then go on from the last checkpoint')
+            raise FloatingPointError(f'the loss is {loss.item():g} at step {step} (epoch {self.epoch}): '
+                                     'the step was not taken. Lower lr, make the warm-up longer, clip gradients '
+                                     '(clip=1.), or use bf16 in place of fp16; then go on from the last checkpoint')
 
 # %% ../../nbs/505_train.precision.ipynb #229068c3
 class Clip(Callback):

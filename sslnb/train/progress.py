@@ -8,6 +8,8 @@ __all__ = ['clock', 'Progress']
 # %% ../../nbs/507_train.progress.ipynb #ef0c5ad5
 import sys, time
 from fastai.callback.core import Callback
+from rich import progress
+from rich.console import Console
 from ..distributed import is_main
 
 # %% ../../nbs/507_train.progress.ipynb #565fde8b
@@ -15,9 +17,25 @@ def clock(
     s:float # seconds
 )->str: # minutes and seconds, with hours where there are any
     "A time for people."
-    m,s = divmod(int(s+.5), 60); h,m = divmod(m, 60)
+    m,s = divmod(int(s+.5), 60)
+    h,m = divmod(m, 60)
     return f'{h}:{m:02d}:{s:02d}' if h else f'{m}:{s:02d}'
 
+# %% ../../nbs/507_train.progress.ipynb #903f7d9a
+def _new_bar(
+    out, # stream
+    live:bool # draw it; False: rows alone
+):
+    "A bar with two times, drawn when it is asked to be; it is gone at its end."
+    console = Console(file=out, force_terminal=live, force_jupyter=False)
+    columns = (progress.BarColumn(24), '{task.description}', progress.TimeElapsedColumn(), 'gone,',
+               progress.TimeRemainingColumn(), 'to go')
+    bar = progress.Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not live)
+    bar.start()
+    console.show_cursor()
+    return bar
+
+# %% ../../nbs/507_train.progress.ipynb #c67687f6
 class Progress(Callback):
     "A bar where somebody looks, and about ten rows of numbers."
     order,run_valid = 60,False
@@ -25,37 +43,38 @@ class Progress(Callback):
         rows:int=10, # rows of the table over the whole run, about
         to=None, # stream, by default standard output
         bar:bool|None=None # draw the bar; by default where the stream is a terminal
-    ): self.rows,self.to,self.bar,self.old = rows,to,bar,None
+    ):
+        self.rows,self.to,self.bar,self.old = rows,to,bar,None
     def before_fit(self):
-        self.out = self.to or sys.stdout
-        self.live = is_main() and (self.out.isatty() if self.bar is None else self.bar)
-        self.t0,self.first,self.last,self.titled = time.time(),None,0.,False
+        out = self.to or sys.stdout
+        live = is_main() and (out.isatty() if self.bar is None else self.bar)
+        self.shown,self.task,self.last,self.titled = _new_bar(out, live),None,0.,False
         if self.old is None: self.old = self.learn.logger
         self.learn.logger = self._log if is_main() else lambda *a: None
     def after_fit(self):
-        self._clear()
+        self.shown.stop()
         if self.old is not None: self.learn.logger,self.old = self.old,None
 
-    def _clear(self):
-        if self.live: self.out.write('\r\033[K'); self.out.flush()
-    def _write(self, text): self._clear(); self.out.write(f'{text}\n'); self.out.flush()
+    def _write(self, text):
+        "A line above the bar."
+        self.shown.console.out(text, highlight=False)
     def _log(self, o):
+        "A row of the record, where it is one of the about ten that are shown; or a text."
         if isinstance(o, str): return self._write(o)
         every = max(1, round(self.n_epoch/self.rows))
         if self.epoch and (self.epoch+1)%every and self.epoch+1!=self.n_epoch: return
         names = self.recorder.metric_names
         widths = [max(8, len(n)+1) for n in names]
         row = lambda cells: ''.join(str(c).rjust(w) for c,w in zip(cells, widths))
-        if not self.titled: self._write(row(names)); self.titled = True
+        if not self.titled: self._write(row(names))
+        self.titled = True
         self._write(row([f'{self.epoch+1}/{self.n_epoch}', *list(o)[1:]]))
 
     def after_batch(self):
         now,total = time.time(),self.n_epoch*self.n_iter
         done = self.epoch*self.n_iter+self.iter+1
-        if self.first is None: self.first = (now, done)
-        if not self.live or (now-self.last<0.2 and done<total): return
-        self.last,n = now,round(24*done/total)
-        left = (now-self.first[0])/max(1, done-self.first[1])*(total-done)
-        self.out.write(f"\r\033[K{'█'*n}{'░'*(24-n)} epoch {self.epoch+1}/{self.n_epoch}  loss {self.learn.loss.item():.4f}  {clock(now-self.t0)} gone" +
-                       (f', {clock(left)} to go' if done>self.first[1] else ''))
-        self.out.flush()
+        if self.shown.disable or (now-self.last<.2 and done<total): return
+        if self.task is None: self.task = self.shown.add_task('', total=total, completed=done-1)
+        where = f'epoch {self.epoch+1}/{self.n_epoch}  loss {self.learn.loss.item():.4f}'
+        self.last = now
+        self.shown.update(self.task, completed=done, description=where, refresh=True)
