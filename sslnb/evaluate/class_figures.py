@@ -10,17 +10,43 @@ import math
 from pathlib import Path
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from fastcore.basics import patch
 from ..core import bare, choose, rng, whole_file
-from ..augment.pipeline import clean
 from .features import Features, full_pass
 from .cluster_scores import class_ranking, contingency, entropy_ranking, match_clusters
-from .figures import _name, fig_to_png, image_grid, picture, to_hwc
+from .figures import cluster_pictures, fig_to_png, picture, picture_grid, short_name, to_hwc
 
 # %% ../../nbs/621_evaluate.class_figures.ipynb #66e3bf27
 RANKINGS = ('accuracy','entropy','v1','size')
 
+def _by_accuracy(labels, assign, mapping, min_count):
+    "Pairs of a cluster and a text, by falling accuracy."
+    r = class_ranking(labels, assign, mapping, min_count)
+    ranked = zip(r['class_order'], r['class_acc'], r['class_count'])
+    return [(c,f'acc_{a:.2f}') for c,a,n in ranked if n>=min_count]
+
+def _by_size(assign, min_count):
+    "Pairs of a cluster and a text, by falling size."
+    assign = torch.as_tensor(assign).cpu()
+    n = torch.bincount(assign[assign>=0])
+    order = n.argsort(descending=True, stable=True).tolist()
+    return [(c,f'images_{n[c]}') for c in order if n[c]>=max(1,min_count)]
+
+# %% ../../nbs/621_evaluate.class_figures.ipynb #cc8dab48
+def _ranking(by, labels, logits):
+    "The ranking that was asked for, or the first that is possible."
+    known = labels is not None and bool((torch.as_tensor(labels)>=0).any())
+    by = choose(by, RANKINGS, 'ranking') if by else 'accuracy' if known else 'entropy' if logits is not None else 'size'
+    if by=='accuracy' and not known:
+        raise ValueError("ranking by accuracy compares clusters with labels and there are none: "
+                         "take by='entropy' or by='size'")
+    if by in ('entropy','v1') and logits is None:
+        raise ValueError(f"ranking by {by} needs the logits of the method's head: give logits=, or take by='size'")
+    return by
+
+# %% ../../nbs/621_evaluate.class_figures.ipynb #6d24072c
 def rank_clusters(
     assign, # (N,) cluster numbers, -1 = none
     labels=None, # (N,) labels, -1 = none
@@ -30,17 +56,10 @@ def rank_clusters(
     mapping=None # superclass of each label, as in `cluster_scores`
 )->tuple: # list of cluster numbers, best first; list of a text for each, e.g. `acc_0.98`
     "Clusters in the order in which to show them."
-    known = labels is not None and bool((torch.as_tensor(labels)>=0).any())
-    by = choose(by, RANKINGS, 'ranking') if by else 'accuracy' if known else 'entropy' if logits is not None else 'size'
-    if by=='accuracy':
-        if not known: raise ValueError("ranking by accuracy compares clusters with labels and there are none: take by='entropy' or by='size'")
-        r = class_ranking(labels, assign, mapping, min_count)
-        pairs = [(c,f'acc_{a:.2f}') for c,a,n in zip(r['class_order'], r['class_acc'], r['class_count']) if n>=min_count]
-    elif by=='size':
-        n = torch.bincount(torch.as_tensor(assign).cpu()[torch.as_tensor(assign).cpu()>=0])
-        pairs = [(c,f'images_{n[c]}') for c in n.argsort(descending=True, stable=True).tolist() if n[c]>=max(1,min_count)]
+    by = _ranking(by, labels, logits)
+    if by=='accuracy': pairs = _by_accuracy(labels, assign, mapping, min_count)
+    elif by=='size': pairs = _by_size(assign, min_count)
     else:
-        if logits is None: raise ValueError(f"ranking by {by} needs the logits of the method's head: give logits=, or take by='size'")
         r = entropy_ranking(logits, min_count, v1=by=='v1')
         pairs = [(c,f'{by}_{s:.2f}') for c,s in zip(r['class_order'], r['score'])]
     return [int(c) for c,_ in pairs], [t for _,t in pairs]
@@ -51,18 +70,20 @@ def cluster_logits(
     bs:int=512 # images at a time
 )->Tensor: # (M,K) float32 on the CPU; None where the method has none
     "Logits of the method's own clusters for the test images, divided by its temperature."
-    if not hasattr(learn.method, 'cluster_logits'): return None
-    d = learn.dls
-    prepare = lambda x: clean(x, d.mean, d.std, learn.size)
-    return full_pass(bare(learn.model), d.valid.ds.at(learn.size), prepare, lambda out: [learn.method.cluster_logits(out).float()], bs)[1]
+    if not learn.method.n_clusters: return None
+    def read(out):
+        logits = learn.method.cluster_logits(out)
+        return [None if logits is None else logits.float()]
+    return full_pass(bare(learn.model), learn.dls.valid.ds.at(learn.size), learn.eval_transform, read, bs)[1]
 
 # %% ../../nbs/621_evaluate.class_figures.ipynb #86b4a2ad
-def _brought_to(x, size): # uint8 (n,C,h,w) -> (n,size,size,3), by bicubic resizing; small ones in blocks
-    from PIL import Image
+def _brought_to(x, size):
+    "Images (n,C,h,w) uint8 as (n,size,size,3), by bicubic resizing; small ones in blocks."
     x = to_hwc(x)
     how = Image.Resampling.NEAREST if max(x.shape[1:3])<size else Image.Resampling.BICUBIC
     return np.stack([np.asarray(Image.fromarray(im).resize((size,size), how)) for im in x])
 
+# %% ../../nbs/621_evaluate.class_figures.ipynb #26e8cbfc
 def class_grids(
     images, # (N,C,H,W) uint8, or what gives such a block for a tensor of rows
     assign, # (N,) cluster numbers, -1 = none
@@ -75,15 +96,16 @@ def class_grids(
     frame:int=3 # width of the black frame
 )->dict: # `{cluster: (H,W,3) uint8 picture}`
     "Some images of each cluster as one square picture."
-    assign,res = torch.as_tensor(assign).cpu(),{}
-    for c in list(order)[:max_classes]:
-        rows = (assign==c).nonzero()[:,0]
-        if not len(rows): raise ValueError(f"cluster {c} holds no image: see rank_clusters for those that do")
-        pick = rows[torch.randperm(len(rows), generator=rng(seed, c, 'class_grids'))[:n]].sort().values
-        res[c] = image_grid(_brought_to(images[pick], size), cols=math.ceil(math.sqrt(n)), gap=gap, frame=frame)
-    if not res: raise ValueError(f"there is no cluster to show: does any hold n={n} images? A smaller n shows smaller ones")
-    return res
+    assign,order = torch.as_tensor(assign).cpu(),list(order)[:max_classes]
+    if not order:
+        raise ValueError(f"there is no cluster to show: does any hold n={n} images? A smaller n shows smaller ones")
+    for c in order:
+        if not (assign==c).any(): raise ValueError(f"cluster {c} holds no image: see rank_clusters for those that do")
+    side = math.ceil(math.sqrt(n))
+    return dict(cluster_pictures(images, assign, order, n, 'class_grids', seed,
+                                 enlarge=lambda x: _brought_to(x, size), cols=side, gap=gap, frame=frame))
 
+# %% ../../nbs/621_evaluate.class_figures.ipynb #6b1e8dbb
 def grids_overview(
     grids:dict, # from `class_grids`
     titles:list=None, # a text a grid
@@ -91,13 +113,24 @@ def grids_overview(
 ): # matplotlib figure
     "All grids in one figure."
     titles = titles or [f'cluster {c}' for c in grids]
-    cols = min(cols, len(grids)); rows = math.ceil(len(grids)/cols)
-    fig,axes = picture(2*cols, 2.2*rows, rows, cols)
-    for ax in axes: ax.axis('off')
-    for ax,g,t in zip(axes, grids.values(), titles): ax.imshow(g, interpolation='antialiased'); ax.set_title(t, fontsize=8, pad=2)
-    return fig
+    cols = min(cols, len(grids))
+    return picture_grid(list(grids.values()), titles, 2*cols, 2.2*math.ceil(len(grids)/cols), cols, beside=False)
 
 # %% ../../nbs/621_evaluate.class_figures.ipynb #4a52687d
+def _commonest(assign, labels, clusters):
+    "The commonest label of each cluster and its share among the labelled images; None where there are none."
+    y = torch.full_like(assign, -1) if labels is None else torch.as_tensor(labels).cpu()
+    counts = [torch.bincount(y[(assign==c)&(y>=0)]) for c in clusters]
+    return [(int(n.argmax()), float(n.max()/n.sum())) if len(n) else None for n in counts]
+
+def _bars(ax, heights, tops, cmap):
+    "A bar for each cluster, in the colour of its share of the commonest label, grey without labels."
+    ax.bar(range(len(heights)), heights, color=['#888888' if t is None else cmap(t[1]) for t in tops])
+    ax.set_xlim(-.6, len(heights)-.4)
+    ax.tick_params(axis='y', labelsize=7)
+    ax.set_ylabel('images', fontsize=8)
+
+# %% ../../nbs/621_evaluate.class_figures.ipynb #cc80419b
 def cluster_bars(
     assign, # (N,) cluster numbers, -1 = none
     labels=None, # (N,) labels, -1 = none
@@ -105,27 +138,37 @@ def cluster_bars(
     max_clusters:int=100 # the largest, at most
 ): # matplotlib figure
     "Sizes of the clusters, coloured by how much their images agree in their label."
+    import matplotlib as mpl
     assign = torch.as_tensor(assign).cpu()
     size = torch.bincount(assign[assign>=0])
-    order = [c for c in size.argsort(descending=True, stable=True).tolist() if size[c]][:max_clusters]
-    if not order: raise ValueError("no image is in any cluster: every number is -1")
-    y = torch.full_like(assign, -1) if labels is None else torch.as_tensor(labels).cpu()
-    counts = [torch.bincount(y[(assign==c)&(y>=0)]) for c in order]
-    share = [float(n.max()/n.sum()) if len(n) else None for n in counts]
+    used = [c for c in size.argsort(descending=True, stable=True).tolist() if size[c]]
+    if not used: raise ValueError("no image is in any cluster: every number is -1")
+    order = used[:max_clusters]
+    tops,cmap,few = _commonest(assign, labels, order),mpl.colormaps['viridis'],len(order)<=40
+    labelled = any(tops)
     fig,(ax,) = picture(min(12., max(4., 1.5+.28*len(order))), 2.8)
-    import matplotlib as mpl
-    cmap = mpl.colormaps['viridis']
-    ax.bar(range(len(order)), size[order].tolist(), color=['#888888' if s is None else cmap(s) for s in share])
-    few = len(order)<=40
-    names = [f"{c}" if not len(n) else f"{c}: {_name(int(n.argmax()), classes, 12)}" for c,n in zip(order, counts)]
+    _bars(ax, size[order].tolist(), tops, cmap)
+    names = [f'{c}' if t is None else f'{c}: {short_name(t[0], classes, 12)}' for c,t in zip(order, tops)]
     ax.set_xticks(range(len(order)) if few else [], names if few else [], rotation=90, fontsize=7)
-    ax.set_xlim(-.6, len(order)-.4); ax.tick_params(axis='y', labelsize=7); ax.set_ylabel('images', fontsize=8)
-    ax.set_xlabel('cluster' + (': commonest label' if few and any(s is not None for s in share) else ''), fontsize=8)
-    ax.set_title(f"{int((size>0).sum())} clusters in use, {size.sum()/max(1,int((size>0).sum())):.0f} images on average", fontsize=8, loc='left')
-    if any(s is not None for s in share):
-        fig.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(0,1), cmap), ax=ax, pad=.01).set_label('share of the commonest label', fontsize=7)
+    ax.set_xlabel('cluster: commonest label' if few and labelled else 'cluster', fontsize=8)
+    ax.set_title(f"{len(used)} clusters in use, {size.sum()/len(used):.0f} images on average", fontsize=8, loc='left')
+    if labelled:
+        bar = fig.colorbar(mpl.cm.ScalarMappable(mpl.colors.Normalize(0,1), cmap), ax=ax, pad=.01)
+        bar.set_label('share of the commonest label', fontsize=7)
     return fig
 
+# %% ../../nbs/621_evaluate.class_figures.ipynb #f9587479
+def _largest(sizes, most):
+    "Places of the largest, at most so many, rising; those of size 0 are left out."
+    return sorted(np.argsort(-sizes, kind='stable')[:min(most, int((sizes>0).sum()))].tolist())
+
+def _percents(ax, share):
+    "Write the shares of at least half a percent into their cells."
+    for i,j in zip(*np.nonzero(share>=.005)):
+        colour = 'white' if share[i,j]>.6 else 'black'
+        ax.text(j, i, f'{100*share[i,j]:.0f}', ha='center', va='center', fontsize=6, color=colour)
+
+# %% ../../nbs/621_evaluate.class_figures.ipynb #ff39421e
 def cluster_confusion(
     assign, # (N,) cluster numbers, -1 = none
     labels, # (N,) labels, -1 = none
@@ -135,28 +178,33 @@ def cluster_confusion(
     "Shares of the labels in every cluster."
     assign,y = (torch.as_tensor(v).cpu() for v in (assign,labels))
     keep = (assign>=0)&(y>=0)
-    if not keep.any(): raise ValueError("no image has both a cluster and a label: there is nothing to compare; see cluster_bars")
+    if not keep.any():
+        raise ValueError("no image has both a cluster and a label: there is nothing to compare; see cluster_bars")
     n,stands = contingency(y[keep], assign[keep]), match_clusters(y[keep], assign[keep])
-    large = lambda s: sorted(np.argsort(-s, kind='stable')[:min(most, int((s>0).sum()))].tolist())
-    rows,cols = large(n.sum(1)),large(n.sum(0))
-    rows = sorted(rows, key=lambda c: (int(stands[c]), -n[c].sum()))
+    rows = sorted(_largest(n.sum(1), most), key=lambda c: (int(stands[c]), -n[c].sum()))
+    cols = _largest(n.sum(0), most)
     share = n[np.ix_(rows,cols)]/n[rows].sum(1, keepdims=True)
     fig,(ax,) = picture(max(3.5, min(10., 1.8+.3*len(cols))), max(2.8, min(10., 1.2+.26*len(rows))))
     im = ax.imshow(share, vmin=0, vmax=1, cmap='Blues', aspect='auto', interpolation='nearest')
-    ax.set_xticks(range(len(cols)), [_name(c, classes, 14) for c in cols], rotation=90, fontsize=7)
+    ax.set_xticks(range(len(cols)), [short_name(c, classes, 14) for c in cols], rotation=90, fontsize=7)
     ax.set_yticks(range(len(rows)), [str(c) for c in rows], fontsize=7)
-    ax.set_xlabel('label', fontsize=8); ax.set_ylabel('cluster', fontsize=8)
-    if max(len(rows),len(cols))<=20:
-        for i,j in zip(*np.nonzero(share>=.005)): ax.text(j, i, f'{100*share[i,j]:.0f}', ha='center', va='center', fontsize=6, color='white' if share[i,j]>.6 else 'black')
+    ax.set_xlabel('label', fontsize=8)
+    ax.set_ylabel('cluster', fontsize=8)
+    if max(len(rows),len(cols))<=20: _percents(ax, share)
     fig.colorbar(im, ax=ax, pad=.01).set_label('share of the cluster (in the cells: %)', fontsize=7)
     return fig
 
 # %% ../../nbs/621_evaluate.class_figures.ipynb #1b0491ea
-def _shown(f, by, n, mapping): # images, clusters, their order, the texts of the files
-    if f.eval_images is None: raise ValueError("there are no images in these features: give test_images to look at classes")
-    a = f.kmeans() if f.assign is None else f.assign
+def _shown(f, by, n, mapping):
+    "Images, their clusters, the order of the clusters, and a text for the file of each."
+    if f.eval_images is None:
+        raise ValueError("there are no images in these features: give test_images to look at classes")
+    a = f.assigned()
     return f.eval_images, a, *rank_clusters(a, f.eval_y, f.logits, by, n, mapping)
 
+def _titles(order, texts): return [f"cluster {c}, {t.replace('_',' ')}" for c,t in zip(order, texts)]
+
+# %% ../../nbs/621_evaluate.class_figures.ipynb #31e30b95
 @patch
 def show_classes(self:Features,
     by:str=None, # ranking, see `rank_clusters`
@@ -167,18 +215,21 @@ def show_classes(self:Features,
 ): # matplotlib figure
     "The best clusters of the method (of k-means, where it has none), nine images each."
     x,a,order,texts = _shown(self, by, n, mapping)
-    return grids_overview(class_grids(x, a, order, n, max_classes, **kwargs), [f"cluster {c}, {t.replace('_',' ')}" for c,t in zip(order, texts)])
+    return grids_overview(class_grids(x, a, order, n, max_classes, **kwargs), _titles(order, texts))
 
+# %% ../../nbs/621_evaluate.class_figures.ipynb #09ed4c3b
 @patch
 def show_sizes(self:Features, **kwargs): # of `cluster_bars`
     "Sizes of the method's clusters (of k-means, where it has none)."
-    return cluster_bars(self.kmeans() if self.assign is None else self.assign, self.eval_y, self.classes, **kwargs)
+    return cluster_bars(self.assigned(), self.eval_y, self.classes, **kwargs)
 
+# %% ../../nbs/621_evaluate.class_figures.ipynb #87a38283
 @patch
 def show_confusion(self:Features, **kwargs): # of `cluster_confusion`
     "Clusters against labels."
-    return cluster_confusion(self.kmeans() if self.assign is None else self.assign, self.eval_y, self.classes, **kwargs)
+    return cluster_confusion(self.assigned(), self.eval_y, self.classes, **kwargs)
 
+# %% ../../nbs/621_evaluate.class_figures.ipynb #a7ad5033
 @patch
 def save_grids(self:Features,
     folder, # where to write; made if need be
@@ -188,16 +239,16 @@ def save_grids(self:Features,
     form:str='png', # or `'pdf'`
     mapping=None, # superclass of each label, as in `cluster_scores`
     **kwargs # of `class_grids`
-)->list: # the files: one a cluster, such as `01_cluster_17_acc_0.98.png`, then `overview.png`, `sizes.png` and, with labels, `confusion.png`
-    "Write pictures of the best clusters."
-    from PIL import Image
+)->list: # the files
+    "Write pictures of the best clusters, `01_cluster_17_acc_0.98.png`, ..., and `overview`, `sizes`, `confusion.png`."
     choose(form, ['png','pdf'], 'form of picture')
     x,a,order,texts = _shown(self, by, n, mapping)
     grids = class_grids(x, a, order, n, max_classes, **kwargs)
     res = [Path(folder)/f'{i:02d}_cluster_{c}_{t}.{form}' for i,(c,t) in enumerate(zip(grids, texts), 1)]
     for p,g in zip(res, grids.values()):
         with whole_file(p) as tmp: Image.fromarray(g).save(tmp, format=form.upper())
-    figs = dict(overview=grids_overview(grids, [f"cluster {c}, {t.replace('_',' ')}" for c,t in zip(grids, texts)]), sizes=cluster_bars(a, self.eval_y, self.classes))
+    overview = grids_overview(grids, _titles(grids, texts))
+    figs = dict(overview=overview, sizes=cluster_bars(a, self.eval_y, self.classes))
     if self.labelled: figs['confusion'] = cluster_confusion(a, self.eval_y, self.classes)
     for k,fig in figs.items():
         res.append(Path(folder)/f'{k}.png')

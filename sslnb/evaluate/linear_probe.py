@@ -17,7 +17,7 @@ from .features import Features
 # %% ../../nbs/604_evaluate.linear_probe.ipynb #a0e5c7fb
 def standardiser(
     x:Tensor # (N,F) training features
-)->tuple: # mean (F,) and scale (F,); a feature that (nearly) never changes has scale 1: its rounding errors are not blown up
+)->tuple: # mean (F,); scale (F,), which is 1 for a feature that (nearly) never changes: rounding errors stay small
     "What to subtract and divide by, so that every training feature has mean 0 and standard deviation 1."
     mean,std = x.mean(0), x.std(0, correction=0)
     return mean, torch.where(std>1e-4*std.max().clamp_min(1e-12), std, 1.)
@@ -33,7 +33,8 @@ def fit_linear(
     eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     P = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T@x/(len(x)*n_classes) + l2*eye).T, eye, upper=True)
     xp,u = x@P, x.new_zeros(x.shape[1]+1, n_classes).requires_grad_()
-    opt = torch.optim.LBFGS([u], max_iter=max_iter, history_size=10, tolerance_grad=1e-6, tolerance_change=1e-10, line_search_fn='strong_wolfe')
+    opt = torch.optim.LBFGS([u], max_iter=max_iter, history_size=10, tolerance_grad=1e-6, tolerance_change=1e-10,
+                            line_search_fn='strong_wolfe')
     def closure():
         opt.zero_grad()
         loss = F.cross_entropy(torch.addmm(u[-1], xp, u[:-1]), y) + l2/2*(P@u[:-1]).pow(2).sum()
@@ -64,6 +65,7 @@ def choose_l2(
         if losses[-1]>1.1*min(losses): break                  # the minimum is passed, weaker is only slower
     return l2s[losses.index(min(losses))]
 
+# %% ../../nbs/604_evaluate.linear_probe.ipynb #5f04800d
 def linear_logits(
     x:Tensor, # (N,F) training features
     y:Tensor, # (N,) labels from 0 to n_classes-1
@@ -78,6 +80,7 @@ def linear_logits(
     w = fit_linear(x, y, n_classes, choose_l2(x, y, n_classes, l2s) if l2 is None else l2)
     return torch.addmm(w[-1], test, w[:-1])
 
+# %% ../../nbs/604_evaluate.linear_probe.ipynb #2b441c5c
 def linear_probe(
     train:Tensor, # (N,F) features of the training images
     train_y:Tensor, # (N,) labels, -1 = none
@@ -93,14 +96,18 @@ def linear_probe(
         return x[y>=0].double(), y[y>=0]
     (x,y),(tx,ty) = labelled(train, train_y), labelled(test, test_y)
     if not len(x) or not len(tx):
-        return warnings.warn("the linear probe needs labelled train and test images and there are none: look at neighbours and RankMe instead")
+        return warnings.warn("the linear probe needs labelled train and test images and there are none: "
+                             "look at neighbours and RankMe instead")
     C = int(torch.cat([y,ty]).max())+1
     return (linear_logits(x, y, C, tx, l2, l2s).argmax(1)==ty).double().mean().item()
 
+# %% ../../nbs/604_evaluate.linear_probe.ipynb #9801eba7
 @patch
 def linear(self:Features,
     l2:float=None # strength of the penalty; None: chosen on held-out training images
 )->float: # top-1 accuracy 0..1; None where there are no labels or no test set
     "Accuracy of a linear probe on the test images."
-    if self.test is None: return warnings.warn("the linear probe needs test images of their own and there are none: see knn, which can judge every image by the others")
+    if self.test is None:
+        return warnings.warn("the linear probe needs test images of their own and there are none: see knn, "
+                             "which can judge every image by the others")
     return linear_probe(self.train, self.train_y, self.test, self.test_y, l2)

@@ -4,47 +4,56 @@
 
 # %% auto #0
 __all__ = ['prototype_usage', 'usage_text', 'prototype_agreement', 'usage_curve', 'prototype_fit', 'prototype_grids',
-           'method_logits', 'prototype_vectors', 'nearest_cosine', 'similarity_curve']
+           'method_logits']
 
 # %% ../../nbs/622_evaluate.prototype_figures.ipynb #ed2154fc
-import math
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import Tensor
 from fastcore.basics import patch
-from ..core import bare, rng, takes
+from ..core import rng, takes
 from .measures import cluster_usage
-from ..models.heads import Prototypes
-from ..train.learner import SSLLearner, SSLMethod
-from .features import Features
-from .cluster_scores import kmeans # also gives Features its verb
-from .figures import cluster_title, image_grid, picture, to_hwc
+from ..train.method import SSLMethod
+from .features import Features, JoinedImages
+from .figures import cluster_title, image_grid, picture, picture_grid
 
 # %% ../../nbs/622_evaluate.prototype_figures.ipynb #a7d62054
 def prototype_usage(
     assign, # (N,) prototype of each image, -1 = none
     k:int=None # prototypes there are; None: the largest number + 1
-)->dict: # `prototypes`, `images`; `used`, `dead`: with and without images; `by_chance`: how many N images would hit at random; `perplexity` 1..K, `entropy` 0..ln K; `largest`: share of the images 0..1
+)->dict: # numbers, named as in the table above
     "How many prototypes hold images, and how evenly."
-    a = torch.as_tensor(assign).reshape(-1).long().cpu(); a = a[a>=0]
+    a = torch.as_tensor(assign).reshape(-1).long().cpu()
+    a = a[a>=0]
     if not len(a): raise ValueError('no image has a prototype: every number is -1, or there are none')
     k = k or int(a.max())+1
     u = {n:v.item() for n,v in cluster_usage(a, k).items()}
-    return dict(prototypes=k, images=len(a), used=u['used'], dead=k-u['used'], by_chance=k*(1-(1-1/k)**len(a)), perplexity=u['perplexity'], entropy=u['entropy'], largest=torch.bincount(a).max().item()/len(a))
+    return dict(
+        prototypes = k,
+        images     = len(a),
+        used       = u['used'],
+        dead       = k-u['used'],
+        by_chance  = k*(1-(1-1/k)**len(a)),
+        perplexity = u['perplexity'],
+        entropy    = u['entropy'],
+        largest    = torch.bincount(a).max().item()/len(a))
 
 def usage_text(
     u:dict # from `prototype_usage`
 )->str:
     "The usage in a sentence."
-    text = f"{u['used']:,} of {u['prototypes']:,} prototypes hold images, as evenly as {u['perplexity']:,.1f} of one size; the largest holds {u['largest']:.1%} of {u['images']:,} images"
-    return text if u['used']>1 else f"all {u['images']:,} images are in one of {u['prototypes']:,} prototypes: it has collapsed"
+    if u['used']<=1:
+        return f"all {u['images']:,} images are in one of {u['prototypes']:,} prototypes: it has collapsed"
+    return (f"{u['used']:,} of {u['prototypes']:,} prototypes hold images, as evenly as {u['perplexity']:,.1f} "
+            f"of one size; the largest holds {u['largest']:.1%} of {u['images']:,} images")
 
 # %% ../../nbs/622_evaluate.prototype_figures.ipynb #2cb394cf
 def prototype_agreement(
     assign, # (N,) prototype of each image, -1 = none
     labels, # (N,) labels, -1 = none
     k:int=None # prototypes there are; None: the largest number + 1
-)->dict: # of each prototype, (K,) tensors: `label`, the commonest (-1: no labelled image), `share` of it among the labelled (nan: none), `labelled` images
+)->dict: # (K,) tensors: commonest `label` (-1: none), its `share` 0..1 (nan: no label), `labelled` images
     "How far the images of each prototype agree in their label."
     a,y = (torch.as_tensor(v).reshape(-1).long().cpu() for v in (assign,labels))
     k = k or int(a.max())+1
@@ -53,8 +62,39 @@ def prototype_agreement(
     c = int(y.max())+1
     n = torch.bincount(a[on]*c+y[on], minlength=k*c).view(k, c)
     top,label = n.max(1)
-    return dict(label=torch.where(top>0, label, -1), share=torch.where(top>0, top/n.sum(1), float('nan')), labelled=n.sum(1))
+    return dict(label=torch.where(top>0, label, -1), share=torch.where(top>0, top/n.sum(1), float('nan')),
+                labelled=n.sum(1))
 
+# %% ../../nbs/622_evaluate.prototype_figures.ipynb #35ab7703
+def _size_panel(ax, a, u):
+    "Sizes of the prototypes as shares of the images, sorted, beside those of a random draw and equal ones."
+    K,N = u['prototypes'],u['images']
+    at = torch.arange(1, K+1)
+    def sizes(v): return torch.bincount(v[v>=0], minlength=K).sort(descending=True).values/N
+    ax.fill_between(at, sizes(a), step='mid', color='#1f5fa8', alpha=.25, linewidth=0)
+    ax.step(at, sizes(a), where='mid', color='#1f5fa8', lw=1.4, label='prototypes')
+    drawn = torch.randint(0, K, (N,), generator=rng(0, 0, 'usage'))
+    ax.plot(at, sizes(drawn), color='#999999', lw=1, label='at random')
+    ax.axhline(1/K, color='black', ls='--', lw=1, label='equal sizes')
+    ax.set_ylim(0)
+    ax.set_xlabel('prototypes, largest first', fontsize=8)
+    ax.set_ylabel('share of the images', fontsize=8)
+    ax.set_title(f"{u['used']:,} of {K:,} in use, as even as {u['perplexity']:,.1f}", fontsize=8, loc='left')
+    ax.legend(fontsize=7, frameon=False)
+
+def _agreement_panel(ax, g, y):
+    "Share of the commonest label in each prototype, sorted, beside its share in all images."
+    s = g['share'][g['labelled']>0].sort(descending=True).values
+    ax.step(torch.arange(1, len(s)+1), s, where='mid', color='#2a8a4a', lw=1.4, label='prototypes')
+    ax.axhline((torch.bincount(y[y>=0]).max()/(y>=0).sum()).item(), color='black', ls='--', lw=1, label='all images')
+    ax.set_ylim(0, 1.03)
+    ax.set_xlabel('prototypes, clearest first', fontsize=8)
+    ax.set_ylabel('share of the commonest label', fontsize=8)
+    ax.legend(fontsize=7, frameon=False)
+    w = (g['share'].nan_to_num()*g['labelled']).sum()/g['labelled'].sum()
+    ax.set_title(f"the commonest labels cover {w:.0%} of the images", fontsize=8, loc='left')
+
+# %% ../../nbs/622_evaluate.prototype_figures.ipynb #a2264f35
 def usage_curve(
     assign, # (N,) prototype of each image, -1 = none
     k:int=None, # prototypes there are; None: the largest number + 1
@@ -62,27 +102,12 @@ def usage_curve(
 ): # matplotlib figure
     "Sizes of the prototypes, sorted, beside equal sizes and chance; and how far each agrees with labels."
     u = prototype_usage(assign, k)
-    a,K,N = torch.as_tensor(assign).reshape(-1).long().cpu(),u['prototypes'],u['images']
     known = labels is not None and bool((torch.as_tensor(labels)>=0).any())
-    size = lambda v: torch.bincount(v[v>=0], minlength=K).sort(descending=True).values/N
     fig,axes = picture(4.2+3.2*known, 2.7, 1, 1+known)
-    at,ax = torch.arange(1, K+1),axes[0]
-    ax.fill_between(at, size(a), step='mid', color='#1f5fa8', alpha=.25, linewidth=0); ax.step(at, size(a), where='mid', color='#1f5fa8', lw=1.4, label='prototypes')
-    ax.plot(at, size(torch.randint(0, K, (N,), generator=rng(0, 0, 'usage'))), color='#999999', lw=1, label='at random')
-    ax.axhline(1/K, color='black', ls='--', lw=1, label='equal sizes')
-    ax.set_ylim(0); ax.set_xlabel('prototypes, largest first', fontsize=8); ax.set_ylabel('share of the images', fontsize=8)
-    ax.set_title(f"{u['used']:,} of {K:,} in use, as even as {u['perplexity']:,.1f}", fontsize=8, loc='left'); ax.legend(fontsize=7, frameon=False)
-    if known: _agreement_panel(axes[1], prototype_agreement(assign, labels, K), torch.as_tensor(labels))
+    _size_panel(axes[0], torch.as_tensor(assign).reshape(-1).long().cpu(), u)
+    if known: _agreement_panel(axes[1], prototype_agreement(assign, labels, u['prototypes']), torch.as_tensor(labels))
     for ax in axes: ax.tick_params(labelsize=7)
     return fig
-
-def _agreement_panel(ax, g, y):
-    s = g['share'][g['labelled']>0].sort(descending=True).values
-    ax.step(torch.arange(1, len(s)+1), s, where='mid', color='#2a8a4a', lw=1.4, label='prototypes')
-    ax.axhline((torch.bincount(y[y>=0]).max()/(y>=0).sum()).item(), color='black', ls='--', lw=1, label='all images')
-    ax.set_ylim(0, 1.03); ax.set_xlabel('prototypes, clearest first', fontsize=8); ax.set_ylabel('share of the commonest label', fontsize=8); ax.legend(fontsize=7, frameon=False)
-    w = (g['share'].nan_to_num()*g['labelled']).sum()/g['labelled'].sum()
-    ax.set_title(f"the commonest labels cover {w:.0%} of the images", fontsize=8, loc='left')
 
 # %% ../../nbs/622_evaluate.prototype_figures.ipynb #b33e801c
 def prototype_fit(
@@ -92,10 +117,21 @@ def prototype_fit(
 )->Tensor: # (N,) probability 0..1 of the image's prototype, or cosine -1..1 with its mean
     "How well each image fits its prototype."
     a = torch.as_tensor(assign).reshape(-1).long().cpu()
-    if logits is not None: return torch.as_tensor(logits).float().cpu().softmax(1).gather(1, a.clamp_min(0)[:,None])[:,0]
+    if logits is not None:
+        return torch.as_tensor(logits).float().cpu().softmax(1).gather(1, a.clamp_min(0)[:,None])[:,0]
     z,on = F.normalize(torch.as_tensor(x).float().cpu()),a>=0
     mean = F.normalize(torch.zeros(int(a.max())+1, z.shape[1]).index_add_(0, a[on], z[on]))
     return (z*mean[a.clamp_min(0)]).sum(1)
+
+# %% ../../nbs/622_evaluate.prototype_figures.ipynb #61846216
+def _strip(images, rows, n, m):
+    "A row of images (H,W,3): the first `n` of `rows`, a gap, and of those that are left the last `m`."
+    best = image_grid(images[rows[:n]], cols=n, gap=2, frame=0)
+    h,w = best.shape[0],(best.shape[1]-2)//n
+    strip = np.full((h, n*w+2+(w//3+m*w if m else 0), 3), 255, np.uint8)
+    strip[:,:best.shape[1]] = best
+    if m and len(rows)>n: strip[:,-m*w:] = image_grid(images[rows[n:][-m:]], cols=m, gap=2, frame=0)[:,2:]
+    return strip
 
 def prototype_grids(
     images, # (N,C,H,W) uint8, or what gives such a block for a tensor of rows
@@ -112,58 +148,54 @@ def prototype_grids(
     a,fit = torch.as_tensor(assign).cpu().long(),torch.as_tensor(fit).cpu()
     y = torch.full_like(a, -1) if labels is None else torch.as_tensor(labels).cpu()
     size = torch.bincount(a[a>=0])
-    order = [c for c in (size.argsort(descending=True, stable=True).tolist() if order is None else [int(c) for c in order]) if c<len(size) and size[c]][:most]
+    order = size.argsort(descending=True, stable=True).tolist() if order is None else [int(c) for c in order]
+    order = [c for c in order if c<len(size) and size[c]][:most]
     if not order: raise ValueError('no prototype to show: those asked for hold no image; see prototype_usage')
-    fig,axes = picture(1.5+.55*(n+unsure+bool(unsure)*.4), .62*len(order)+.1, len(order))
-    for c,ax in zip(order, axes):
+    strips,titles = [],[]
+    for c in order:
         rows = (a==c).nonzero()[:,0]
         rows = rows[fit[rows].argsort(descending=True, stable=True)]
-        ax.imshow(_strip(images[rows[:n]], n, images[rows[n:][-unsure:]] if unsure and len(rows)>n else None, unsure), interpolation='nearest')
-        ax.set_xticks([]); ax.set_yticks([]); ax.set_frame_on(False)
-        ax.set_ylabel(cluster_title(c, y[rows], classes).replace('cluster', 'prototype'), rotation=0, ha='right', va='center', fontsize=8)
-    axes[0].set_title('best fit first'+'; after the gap, the worst'*bool(unsure), fontsize=8, loc='left')
+        strips.append(_strip(images, rows, n, unsure))
+        titles.append(cluster_title(c, y[rows], classes).replace('cluster', 'prototype'))
+    fig = picture_grid(strips, titles, 1.5+.55*(n+unsure+bool(unsure)*.4), .62*len(order)+.1)
+    fig.axes[0].set_title('best fit first'+'; after the gap, the worst'*bool(unsure), fontsize=8, loc='left')
     return fig
 
-def _strip(best, n, worst, m): # (H,W,3): a row of at most n, a gap, a row of at most m
-    x = image_grid(best, cols=n, gap=2, frame=0)
-    h,w = x.shape[0],(x.shape[1]-2)//n
-    row = torch.full((h, n*w+2+(w//3+m*w if m else 0), 3), 255, dtype=torch.uint8).numpy()
-    row[:,:x.shape[1]] = x
-    if worst is not None: row[:,-m*w:] = image_grid(worst, cols=m, gap=2, frame=0)[:,2:]
-    return row
-
 # %% ../../nbs/622_evaluate.prototype_figures.ipynb #cd897303
-class _Both: # images of two parts, indexable by rows of both
-    def __init__(self, a, b): self.a,self.b,self.n = a,b,len(a)
-    def __getitem__(self, i):
-        parts = [(on, x[i[on]-first]) for on,x,first in ((i<self.n,self.a,0),(i>=self.n,self.b,self.n)) if on.any()]
-        out = parts[0][1].new_empty(len(i), *parts[0][1].shape[1:])
-        for on,x in parts: out[on] = x
-        return out
+def _train_and_test(f, train, test):
+    "What is known of train and test images, in one table; None where one part is missing."
+    if f.test is None: return train
+    return None if train is None or test is None else torch.cat([train, test])
 
-def _own(f, k, seed=0): # prototype, K, logits, labels of all images, those of training first
-    both = lambda a,b: a if f.test is None else None if a is None or b is None else torch.cat([a,b])
-    y,train,logits = both(f.train_y, f.test_y),f.train_assign if f.test is not None or f.train_assign is not None else f.assign,f.logits
-    a = both(train, f.assign)
-    if a is None: a,k = (f.kmeans(k, seed, everything=True), None); return a,int(a.max())+1,None,y
-    if f.test is not None: logits = both(getattr(f, 'train_logits', None), f.logits)
+def _own_prototypes(f, k, seed=0):
+    "Prototype of each image, those of training first; their number; logits; labels."
+    y = _train_and_test(f, f.train_y, f.test_y)
+    train = f.assign if f.test is None and f.train_assign is None else f.train_assign
+    a = _train_and_test(f, train, f.assign)
+    if a is None:
+        a = f.kmeans(k, seed, everything=True)
+        return a,int(a.max())+1,None,y
+    logits = f.logits if f.test is None else _train_and_test(f, f.train_logits, f.logits)
     return a, k or f.n_clusters or (None if f.logits is None else f.logits.shape[1]), logits, y
 
+# %% ../../nbs/622_evaluate.prototype_figures.ipynb #f576e4e6
 @patch
 def prototype_usage(self:Features,
     k:int=None # prototypes there are; None: as many as the method has; clusters of k-means, where it has none
 )->dict: # see the function
     "How many prototypes hold images, and how evenly."
-    return prototype_usage(*_own(self, k)[:2])
+    return prototype_usage(*_own_prototypes(self, k)[:2])
 
+# %% ../../nbs/622_evaluate.prototype_figures.ipynb #dec933f2
 @patch
 def show_usage(self:Features,
     k:int=None # as in `prototype_usage`
 ): # matplotlib figure
     "Sizes of the prototypes, and how far they agree with the labels."
-    a,k,_,y = _own(self, k)
+    a,k,_,y = _own_prototypes(self, k)
     return usage_curve(a, k, y)
 
+# %% ../../nbs/622_evaluate.prototype_figures.ipynb #0b6469ab
 @patch
 def show_prototypes(self:Features,
     order=None, # prototypes to show; None: the largest
@@ -171,9 +203,12 @@ def show_prototypes(self:Features,
     **kwargs # of `prototype_grids`: `n`, `unsure`, `most`
 ): # matplotlib figure
     "The images that fit each prototype best, and those that fit least."
-    if self.eval_images is None: raise ValueError('there are no images in these features: give train_images and test_images to look at prototypes')
-    a,k,logits,y = _own(self, k)
-    x,images = (self.train,self.train_images) if self.test is None else (torch.cat([self.train,self.test]),_Both(self.train_images, self.test_images))
+    if self.eval_images is None:
+        raise ValueError('there are no images in these features: '
+                         'give train_images and test_images to look at prototypes')
+    a,k,logits,y = _own_prototypes(self, k)
+    x,images = _train_and_test(self, self.train, self.test),self.train_images
+    if self.test is not None: images = JoinedImages(self.train_images, self.test_images, len(self.train))
     return prototype_grids(images, a, prototype_fit(a, logits, x), y, self.classes, order=order, **kwargs)
 
 # %% ../../nbs/622_evaluate.prototype_figures.ipynb #d1457574
@@ -183,48 +218,8 @@ def method_logits(
     head:int=None # which table, for methods with several; None: the method's choice
 )->Tensor: # (B,K) logits of its clusters; None where it has none
     "The method's own clusters, by one of its heads."
-    own = getattr(method, 'cluster_logits', None)
-    if own is None or head is None: return own and own(out)
-    if not takes(own, 'head'): raise ValueError(f'{type(method).__name__} has one table of clusters and head={head} was asked for: leave head out')
-    return own(out, head=head)
-
-def prototype_vectors(
-    learn:SSLLearner,
-    head:int=None # which table, for methods with several; None: the one that names the clusters
-)->Tensor: # (K,D) unit rows
-    "The directions of a method's prototypes."
-    m,h = learn.method,bare(learn.model).head
-    ws = [o.weight for o in h.modules() if isinstance(o, Prototypes)] or [o.weight for o in h.modules() if isinstance(o, nn.Linear) and o.bias is None and len(o.weight)==m.n_clusters]
-    if not ws: raise ValueError(f'{type(m).__name__} has no prototypes: its head holds no table with a direction for each cluster')
-    i = head if head is not None else m.best() if hasattr(m, 'best') else 0
-    if not 0<=i<len(ws): raise ValueError(f'head={i}: {type(m).__name__} has {len(ws)} table'+'s'*(len(ws)>1)+f' of prototypes; expected 0 to {len(ws)-1}')
-    return F.normalize(ws[i].detach().float().cpu())
-
-def nearest_cosine(
-    w:Tensor # (K,D) prototypes, at least two
-)->Tensor: # (K,) cosine -1..1 with the nearest other prototype
-    "How close each prototype has another one."
-    w = F.normalize(w.float())
-    if len(w)<2: raise ValueError('one prototype has no other beside it; expected at least two')
-    near = [(c@w.T).scatter_(1, torch.arange(i, i+len(c))[:,None], -2.).max(1).values for i,c in zip(range(0, len(w), 1024), w.split(1024))]
-    return torch.cat(near).clamp(-1, 1)
-
-def similarity_curve(
-    w:Tensor # (K,D) prototypes
-): # matplotlib figure
-    "Cosines of the prototypes with their nearest others, beside those of random directions."
-    near,chance = nearest_cosine(w),nearest_cosine(torch.randn(w.shape, generator=rng(0, 0, 'directions')))
-    lo = math.floor(10*min(near.min(), chance.min()).item())/10
-    fig,(ax,) = picture(4.2, 2.5)
-    for v,c,l in ((near,'#1f5fa8','prototypes'),(chance,'#999999','random directions')): ax.hist(v.tolist(), bins=torch.linspace(lo, 1, 31).tolist(), histtype='stepfilled', color=c, alpha=.55, label=l)
-    ax.set_xlabel('cosine with the nearest other prototype', fontsize=8); ax.set_ylabel('prototypes', fontsize=8); ax.tick_params(labelsize=7); ax.legend(fontsize=7, frameon=False)
-    twins = int((near>.95).sum())
-    ax.set_title(f'{len(w):,} prototypes in {w.shape[1]} dimensions, '+(f'{twins:,} with a twin (above 0.95)' if twins else 'none with a twin'), fontsize=8, loc='left')
-    return fig
-
-@patch
-def show_similarity(self:SSLLearner,
-    head:int=None # see `prototype_vectors`
-): # matplotlib figure
-    "Are the method's prototypes different from each other?"
-    return similarity_curve(prototype_vectors(self, head))
+    if head is None: return method.cluster_logits(out)
+    if not takes(method.cluster_logits, 'head'):
+        raise ValueError(f'{type(method).__name__} has one table of clusters and head={head} was asked for: '
+                         'leave head out')
+    return method.cluster_logits(out, head=head)

@@ -15,28 +15,58 @@ from .knn import nearest, neighbours
 from .figures import neighbour_grid
 
 # %% ../../nbs/623_evaluate.retrieval.ipynb #b3567b46
-def _checked(z, y, what): # features and labels, as tables
+def _checked(z, y, what):
+    "Features and labels as tables; an error where they do not fit together."
     z,y = torch.as_tensor(z),None if y is None else torch.as_tensor(y).reshape(-1).long()
-    if z.ndim!=2 or not len(z): raise ValueError(f'{what} features of shape {tuple(z.shape)}; expected (N,F), one row an image')
-    if y is None or len(y)!=len(z): raise ValueError(f'{"no" if y is None else len(y)} labels for {len(z)} rows of {what} features; give one for each, -1 for none')
+    if z.ndim!=2 or not len(z):
+        raise ValueError(f'{what} features of shape {tuple(z.shape)}; expected (N,F), one row an image')
+    if y is None or len(y)!=len(z):
+        raise ValueError(f'{"no" if y is None else len(y)} labels for {len(z)} rows of {what} features; '
+                         'give one for each, -1 for none')
     if not z.isfinite().all(): raise ValueError(f'nan or infinity in the {what} features; the training has diverged')
     return z,y.to(z.device)
 
-def _places(ks, n): # the numbers of answers to look at
+def _answer_counts(ks, n):
+    "The numbers of answers to look at, of `n` that there are."
     if ks is None: return [k for k in (1,5,10) if k<=n]
     ks = [ks] if isinstance(ks, int) else list(ks)
-    if not all(isinstance(k, int) and k>0 for k in ks): raise ValueError(f'ks={ks}; expected numbers of answers such as (1, 5, 10)')
-    if ks and max(ks)>n: raise ValueError(f'precision@{max(ks)} needs at least {max(ks)} answers, and the gallery has {n}; give smaller ks')
+    if not all(isinstance(k, int) and k>0 for k in ks):
+        raise ValueError(f'ks={ks}; expected numbers of answers such as (1, 5, 10)')
+    if ks and max(ks)>n:
+        raise ValueError(f'precision@{max(ks)} needs at least {max(ks)} answers, and the gallery has {n}; '
+                         'give smaller ks')
     return ks
 
+# %% ../../nbs/623_evaluate.retrieval.ipynb #00dc86e1
 def average_precision(
-    rel:Tensor, # (Q,n) whether the answer at each place is right, nearest first; at least as many places as the largest `R`
+    rel:Tensor, # (Q,n) bool, right answers, nearest first; at least as many places as the largest `R`
     R:Tensor # (Q,) right images in the gallery, at least 1
 )->Tensor: # (Q,) 0..1
     "Average precision over the first R answers (https://arxiv.org/abs/2003.08505)."
     place = torch.arange(1, rel.shape[1]+1, device=rel.device)
     return (rel.cumsum(1)/place*(rel & (place<=R[:,None]))).sum(1)/R
 
+# %% ../../nbs/623_evaluate.retrieval.ipynb #e76bb3dc
+def _right_ones(qy, gy, own):
+    "How many images of the gallery have the label of each query, itself left out; 0 for a query without a label."
+    size = torch.bincount(gy[gy>=0], minlength=int(max(qy.max(), gy.max(), 0))+1)
+    return torch.where(qy>=0, size[qy.clamp(min=0)]-int(own), 0)
+
+def _no_answers(qy):
+    "Why no query can be answered."
+    why = 'no query has a label' if (qy<0).all() else 'no other image in the gallery has the label of one'
+    return f'none of {len(qy)} queries can be answered: {why}; give labelled images, several of a label'
+
+# %% ../../nbs/623_evaluate.retrieval.ipynb #805e630f
+def _summed(rel, R, ks):
+    "Sums over queries of average precision, R-precision, precision@k and recall@k, float64."
+    hits = rel.cumsum(1)
+    precision = [hits[:,k-1]/k for k in ks]
+    recall = [(hits[:,k-1]>0).float() for k in ks]
+    rows = [average_precision(rel, R), hits.gather(1, R[:,None]-1)[:,0]/R, *precision, *recall]
+    return torch.stack(rows).double().sum(1)
+
+# %% ../../nbs/623_evaluate.retrieval.ipynb #04ed8c2d
 def retrieval_scores(
     queries:Tensor, # (Q,F) features
     query_y:Tensor, # (Q,) labels, -1 = none
@@ -48,32 +78,35 @@ def retrieval_scores(
     "How good the answers to image queries are."
     q,qy = _checked(queries, query_y, 'query')
     g,gy = (q,qy) if gallery is None else _checked(gallery, gallery_y, 'gallery')
-    if q.shape[1]!=g.shape[1]: raise ValueError(f'query features have {q.shape[1]} columns and gallery features {g.shape[1]}; give those of one network')
+    if q.shape[1]!=g.shape[1]:
+        raise ValueError(f'query features have {q.shape[1]} columns and gallery features {g.shape[1]}; '
+                         'give those of one network')
     g,gy,own = g.to(q.device),gy.to(q.device),gallery is None
-    ks = _places(ks, len(g)-own)
-    size = torch.bincount(gy[gy>=0], minlength=int(max(qy.max(), gy.max(), 0))+1)
-    R = torch.where(qy>=0, size[qy.clamp(min=0)]-int(own), 0)
+    ks,R = _answer_counts(ks, len(g)-own),_right_ones(qy, gy, own)
     at = (R>0).nonzero()[:,0]
-    if not len(at): raise ValueError(f'none of {len(q)} queries can be answered: '+('no query has a label' if (qy<0).all() else 'no other image in the gallery has the label of one')+'; give labelled images, several of a label')
-    at = at[R[at].argsort(stable=True)]                                    # queries of like R together: short tables where R is small
-    got = []
+    if not len(at): raise ValueError(_no_answers(qy))
+    at = at[R[at].argsort(stable=True)]           # queries of like R together: short tables where R is small
+    sums = []
     for i in at.split(chunk or max(1, 2**23//len(g))):
         n = max([int(R[i].max()), *ks])
-        rel = gy[nearest(q[i], g, n, chunk=len(i), skip=i if own else None)[1]]==qy[i,None]
-        hits = rel.cumsum(1)
-        row = [average_precision(rel, R[i]), hits.gather(1, R[i,None]-1)[:,0]/R[i]]
-        got.append(torch.stack(row+[hits[:,k-1]/k for k in ks]+[(hits[:,k-1]>0).float() for k in ks]).double().sum(1))
-    names = ['mAP@R','R-precision']+[f'{n}@{k}' for n in ('precision','recall') for k in ks]
-    res = dict(zip(names, (torch.stack(got).sum(0)/len(at)).tolist()))
-    return {k:v for k,v in res.items() if k!='recall@1'} | dict(queries=len(at), left_out=len(q)-len(at))    # recall@1 is precision@1
+        found = nearest(q[i], g, n, chunk=len(i), skip=i if own else None)[1]
+        sums.append(_summed(gy[found]==qy[i,None], R[i], ks))
+    names = ['mAP@R','R-precision']+[f'{name}@{k}' for name in ('precision','recall') for k in ks]
+    res = dict(zip(names, (torch.stack(sums).sum(0)/len(at)).tolist()))
+    res.pop('recall@1', None)                     # it is precision@1
+    return dict(res, queries=len(at), left_out=len(q)-len(at))
 
 # %% ../../nbs/623_evaluate.retrieval.ipynb #ce5f6fcb
-def _sides(f, gallery): # queries with labels and images, gallery with the same; None where each query searches the others
+def _sides(f, gallery):
+    "Queries with labels and images, and the gallery with the same; None where each query searches the others."
     choose(gallery, ['train','test'], 'gallery')
-    if gallery=='test' and f.test is None: raise ValueError("gallery='test' and there are no test images; leave it out: without them each image searches all others")
+    if gallery=='test' and f.test is None:
+        raise ValueError("gallery='test' and there are no test images; leave it out: "
+                         "without them each image searches all others")
     train = (f.train, f.train_y, f.train_images)
     return (f.eval_x, f.eval_y, f.eval_images),None if f.test is None or gallery=='test' else train
 
+# %% ../../nbs/623_evaluate.retrieval.ipynb #b0694766
 @patch
 def retrieval(self:Features,
     ks:tuple=None, # numbers of answers; None: 1, 5 and 10, as far as there are images
@@ -84,12 +117,16 @@ def retrieval(self:Features,
     (q,qy,_),g = _sides(self, gallery)
     return retrieval_scores(q, qy, *(g[:2] if g else ()), ks=ks, chunk=chunk)
 
-def _some(y, n, seed): # queries to show: labelled ones first, one of each label in turn
+def _shown_queries(y, n, seed):
+    "Queries to show: labelled ones first, one of each label in turn."
     mixed = torch.randperm(len(y), generator=rng(seed, 0, 'retrieval'))
     turn,seen = [],{}
-    for i,c in zip(mixed.tolist(), y[mixed].tolist()): seen[c] = seen.get(c, -1)+1; turn.append((c<0, seen[c], c, i))
+    for i,c in zip(mixed.tolist(), y[mixed].tolist()):
+        seen[c] = seen.get(c, -1)+1
+        turn.append((c<0, seen[c], c, i))
     return torch.tensor(sorted(i for *_,i in sorted(turn)[:n]))
 
+# %% ../../nbs/623_evaluate.retrieval.ipynb #4334315a
 @patch
 def show_retrieval(self:Features,
     n:int=6, # queries
@@ -97,11 +134,12 @@ def show_retrieval(self:Features,
     gallery:str='train', # as in `retrieval`
     seed:int=0 # of the choice of queries
 ): # matplotlib figure
-    "Queries and their first answers, right ones framed in green, wrong ones in red; beside each query the share that is right."
+    "Queries and their first answers, right ones in a green frame, wrong ones in a red one; how many are right."
     (x,y,images),g = _sides(self, gallery)
     gx,gy,gimages = g or (x,y,images)
-    if images is None or gimages is None: raise ValueError('there are no images in these features: give train_images and test_images to look at answers')
-    i = _some(y, n, seed)
+    if images is None or gimages is None:
+        raise ValueError('there are no images in these features: give train_images and test_images to look at answers')
+    i = _shown_queries(y, n, seed)
     idx = neighbours(x[i], gx, k, skip=None if g else i)
     fig = neighbour_grid(images[i], gimages, idx, y[i], gy, self.classes)
     for r,right in enumerate((gy[idx]==y[i,None]).sum(1).tolist()):

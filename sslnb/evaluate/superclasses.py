@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 from ..core import choose
-from ..data.sources import CIFAR100_TO_20, CIFAR20
+from ..data.named_sets import CIFAR100_TO_20, CIFAR20
 
 # %% ../../nbs/611_evaluate.superclasses.ipynb #61b6ee1a
 class Hierarchy:
@@ -26,16 +26,17 @@ class Hierarchy:
     ):
         self.classes,self.names,self.root = list(classes),names or {},root
         self._label = {c:i for i,c in enumerate(self.classes)}
-        up = {}
-        for p,c in edges: up.setdefault(c, set()).add(p)
-        used = todo = {c for c in self.classes if c in up}
-        while todo: todo = {p for c in todo for p in up.get(c, ())}-used; used = used|todo
+        parents = {}
+        for p,c in edges: parents.setdefault(c, set()).add(p)
+        up = {c:parents.get(c, set()) for c in _reached([c for c in self.classes if c in parents], parents)}
         self.kids = {}
-        for c in used:
-            for p in up.get(c, ()): self.kids.setdefault(p, set()).add(c)
-        if root not in self.kids: raise ValueError(f"no class hangs below {root}: give root=, the node that has no parent")
-        self.depth = self._depths({c: up.get(c, set()) for c in used})
-    def _depths(self, up): # the longest way from the root, parents before children
+        for c,ps in up.items():
+            for p in ps: self.kids.setdefault(p, set()).add(c)
+        if root not in self.kids:
+            raise ValueError(f"no class hangs below {root}: give root=, the node that has no parent")
+        self.depth = self._depths(up)
+    def _depths(self, up):
+        "Depth of each node, the longest way from the root: parents before children."
         left,depth,todo = {c:len(ps) for c,ps in up.items()}, {self.root:0}, [c for c,ps in up.items() if not ps]
         seen = 0
         for p in todo:
@@ -44,24 +45,28 @@ class Hierarchy:
                 if p in depth: depth[c] = max(depth.get(c,0), depth[p]+1)
                 left[c] -= 1
                 if not left[c]: todo.append(c)
-        if seen<len(up): raise ValueError(f"the hierarchy goes in a circle, through {min(c for c,n in left.items() if n)}: a node is below itself")
+        if seen<len(up):
+            raise ValueError(f"the hierarchy goes in a circle, through {min(c for c,n in left.items() if n)}: "
+                             "a node is below itself")
         return depth
     def name(self, node)->str:
         "What a node is called."
         return self.names.get(node, node)
     def check(self, node):
         "The node, or an error where the hierarchy has none of that name."
-        if node not in self.depth: raise ValueError(f"unknown node {node!r}: the hierarchy has {len(self.depth)} nodes below {self.root}, none of that name")
+        if node not in self.depth:
+            raise ValueError(f"unknown node {node!r}: the hierarchy has {len(self.depth)} nodes below {self.root}, "
+                             "none of that name")
         return node
     def below(self, node)->set:
         "A node and all that hangs below it."
-        res = todo = {self.check(node)}
-        while todo: todo = {c for n in todo for c in self.kids.get(n, ())}-res; res = res|todo
-        return res
+        return _reached([self.check(node)], self.kids)
     def leaves(self, node)->list:
         "The classes below a node, sorted."
         res,todo = {self.check(node)}&self._label.keys(), {node}
-        while todo: kids = {c for n in todo for c in self.kids.get(n, ())}; res,todo = res|(kids&self._label.keys()), kids-self._label.keys()
+        while todo:
+            kids = {c for n in todo for c in self.kids.get(n, ())}
+            res,todo = res|(kids&self._label.keys()), kids-self._label.keys()
         return sorted(res)
     def nodes(self,
         depth:int, # steps from the root
@@ -83,9 +88,27 @@ class Hierarchy:
             for c in (self.leaves(n) if keep is None else keep[k]): res[self._label[c]] = k
         return res, [self.name(n) for n in nodes]
 
+def _reached(start, nexts):
+    "The nodes that can be reached from `start`, in any number of steps."
+    res = todo = set(start)
+    while todo:
+        todo = {b for a in todo for b in nexts.get(a, ())}-res
+        res = res|todo
+    return res
+
 # %% ../../nbs/611_evaluate.superclasses.ipynb #06c36d21
 BREEDS_FILES = ('class_hierarchy.txt','node_names.txt','dataset_class_info.json')
 
+def _lines(path):
+    "The lines of a text file that are not empty."
+    return [l.strip() for l in path.read_text(encoding='utf-8').splitlines() if l.strip()]
+
+def _check_pairs(rows, file, what):
+    "An error for the first row that does not have two entries."
+    for i,r in enumerate(rows, 1):
+        if len(r)!=2: raise ValueError(f"entry {i} of {file} is {' '.join(r)!r}: expected two words, {what}")
+
+# %% ../../nbs/611_evaluate.superclasses.ipynb #ce1009c3
 def read_hierarchy(
     folder, # holds the three files of BREEDS
     root:str='n00001740' # the top
@@ -93,14 +116,18 @@ def read_hierarchy(
     "The hierarchy of ImageNet's classes, https://arxiv.org/abs/2008.04859"
     folder = Path(folder)
     lost = [f for f in BREEDS_FILES if not (folder/f).is_file()]
-    if lost: raise FileNotFoundError(f"{folder} lacks {', '.join(lost)}: they are published with the BREEDS benchmarks (MadryLab/BREEDS-Benchmarks, folder imagenet_class_hierarchy); copy all three into one folder")
-    lines = [[l.strip() for l in (folder/f).read_text(encoding='utf-8').splitlines() if l.strip()] for f in BREEDS_FILES[:2]]
-    edges,names = [l.split() for l in lines[0]], [l.split('\t') for l in lines[1]]
-    for what,rows in zip(BREEDS_FILES, (edges,names)):
-        bad = [i for i,r in enumerate(rows) if len(r)!=2]
-        if bad: raise ValueError(f"entry {bad[0]+1} of {what} is {' '.join(rows[bad[0]])!r}: expected two words, {'a parent and a child' if what==BREEDS_FILES[0] else 'a node, a tab and its name'}")
+    if lost:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(lost)}: they are published with the BREEDS benchmarks "
+                                "(MadryLab/BREEDS-Benchmarks, folder imagenet_class_hierarchy); "
+                                "copy all three into one folder")
+    edges = [l.split() for l in _lines(folder/BREEDS_FILES[0])]
+    names = [l.split('\t') for l in _lines(folder/BREEDS_FILES[1])]
+    _check_pairs(edges, BREEDS_FILES[0], 'a parent and a child')
+    _check_pairs(names, BREEDS_FILES[1], 'a node, a tab and its name')
     info = sorted(json.loads((folder/BREEDS_FILES[2]).read_text(encoding='utf-8')), key=lambda r: r[0])
-    if [r[0] for r in info]!=list(range(len(info))): raise ValueError(f"{BREEDS_FILES[2]} numbers its classes from {info[0][0]} to {info[-1][0]}, {len(info)} of them: expected 0, 1, 2, ...")
+    if [r[0] for r in info]!=list(range(len(info))):
+        raise ValueError(f"{BREEDS_FILES[2]} numbers its classes from {info[0][0]} to {info[-1][0]}, "
+                         f"{len(info)} of them: expected 0, 1, 2, ...")
     return Hierarchy(edges, [r[1] for r in info], {**{r[1]:r[2] for r in info}, **dict(names)}, root)
 
 # %% ../../nbs/611_evaluate.superclasses.ipynb #eb193d10
@@ -120,32 +147,50 @@ def breeds(
     return h.mapping(nodes, [draw.choice(h.leaves(k), n, replace=False).tolist() for k in nodes] if balanced else None)
 
 # %% ../../nbs/611_evaluate.superclasses.ipynb #2defad41
-def _pairs_of(path): # (class, superclass) texts
-    if path.suffix.lower() in ('.yml','.yaml'):
-        try: d = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except yaml.YAMLError as e: raise ValueError(f"{path} is not YAML: {str(e).splitlines()[0]}") from e
-        if not isinstance(d, dict): raise ValueError(f"{path} holds a {type(d).__name__}: expected lines such as `cat: animal` or `animal: [cat, dog]`")
-        return [(str(f),str(k)) for k,v in d.items() for f in v] if any(isinstance(v, list) for v in d.values()) else [(str(k),str(v)) for k,v in d.items()]
-    rows = [[c.strip() for c in r] for r in csv.reader(path.read_text(encoding='utf-8-sig').splitlines()) if r and not r[0].startswith('#')]
-    bad = next((r for r in rows if len(r)<2), None)
-    if bad is not None: raise ValueError(f"{path} has the line {','.join(bad)!r}: expected a class and its superclass")
+def _pairs_in_yaml(path):
+    "Pairs of class and superclass, as texts, from `class: superclass` or `superclass: [classes]`."
+    try: d = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except yaml.YAMLError as e: raise ValueError(f"{path} is not YAML: {str(e).splitlines()[0]}") from e
+    if not isinstance(d, dict):
+        raise ValueError(f"{path} holds a {type(d).__name__}: "
+                         "expected lines such as `cat: animal` or `animal: [cat, dog]`")
+    if any(isinstance(v, list) for v in d.values()): return [(str(f),str(k)) for k,v in d.items() for f in v]
+    return [(str(k),str(v)) for k,v in d.items()]
+
+def _pairs_in_csv(path):
+    "Pairs of class and superclass, as texts, from the first two columns; comments and a heading are passed over."
+    rows = [r for r in csv.reader(path.read_text(encoding='utf-8-sig').splitlines()) if r and not r[0].startswith('#')]
+    rows = [[c.strip() for c in r] for r in rows]
+    for r in rows:
+        if len(r)<2: raise ValueError(f"{path} has the line {','.join(r)!r}: expected a class and its superclass")
     return [(r[0],r[1]) for r in rows if (r[0].lower(),r[1].lower())!=('fine','coarse')]
+
+# %% ../../nbs/611_evaluate.superclasses.ipynb #9a975193
+def _superclass_names(found):
+    "Names of the superclasses in the order of the file; 0, 1, 2, ... where all are numbers."
+    coarse = [k for k in dict.fromkeys(found) if k!='-1']
+    if not all(k.isdecimal() for k in coarse): return coarse
+    return [str(i) for i in range(max(map(int, coarse), default=-1)+1)]
 
 def read_mapping(
     path, # .csv, .yml or .yaml
     classes:list # names of the data's classes, in the order of the labels
 )->tuple: # (L,) int64 superclass of each class, -1 = left out; names
     "A mapping from a file."
-    path,label = Path(path),{str(c):i for i,c in enumerate(classes)}
-    label = {**{str(i):i for i in label.values()}, **label}
-    if not path.is_file(): raise FileNotFoundError(f"no file {path}: expected a CSV or YAML file with classes and their superclasses")
-    pairs = _pairs_of(path)
-    found = {choose(f, label, f'class in {path.name}'):k for f,k in pairs}
-    lost = [str(c) for i,c in enumerate(classes) if i not in found]
-    if lost: raise ValueError(f"{path} says nothing of {len(lost)} of {len(classes)} classes ({', '.join(lost[:5])}): give each a line, with superclass -1 to leave it out")
-    coarse = [k for k in dict.fromkeys(k for _,k in pairs) if k!='-1']
-    if all(k.isdecimal() for k in coarse): coarse = [str(i) for i in range(max(map(int, coarse), default=-1)+1)]
-    return torch.tensor([coarse.index(found[i]) if found[i]!='-1' else -1 for i in range(len(classes))]), coarse
+    path,names = Path(path),[str(c) for c in classes]
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: expected a CSV or YAML file with classes and their superclasses")
+    pairs = _pairs_in_yaml(path) if path.suffix.lower() in ('.yml','.yaml') else _pairs_in_csv(path)
+    numbers = range(len(names))
+    known = {**dict(zip(map(str, numbers), numbers)), **dict(zip(names, numbers))}                # a name or a number
+    found = {choose(c, known, f'class in {path.name}'):k for c,k in pairs}
+    lost = [c for i,c in enumerate(names) if i not in found]
+    if lost:
+        raise ValueError(f"{path} says nothing of {len(lost)} of {len(names)} classes ({', '.join(lost[:5])}): "
+                         "give each a line, with superclass -1 to leave it out")
+    coarse = _superclass_names([k for _,k in pairs])
+    number = {**{k:i for i,k in enumerate(coarse)}, '-1':-1}
+    return torch.tensor([number[found[i]] for i in numbers]), coarse
 
 # %% ../../nbs/611_evaluate.superclasses.ipynb #551a3aef
 def superclasses(
@@ -158,9 +203,12 @@ def superclasses(
     which = str(which)
     if which=='cifar20': return torch.tensor(CIFAR100_TO_20), list(CIFAR20)
     if which.isdecimal() or which in BREEDS:
-        if folder is None: raise ValueError(f"superclasses {which!r} need folder=, with {', '.join(BREEDS_FILES)} of the BREEDS benchmarks")
+        if folder is None:
+            raise ValueError(f"superclasses {which!r} need folder=, with {', '.join(BREEDS_FILES)} of the BREEDS "
+                             "benchmarks")
         h = read_hierarchy(folder)
         return breeds(h, which, balanced) if which in BREEDS else h.mapping(h.nodes(int(which)))
-    if Path(which).suffix.lower() not in ('.csv','.yml','.yaml'): choose(which, ['cifar20',*BREEDS], 'superclasses (neither a depth nor a .csv or .yml file)')
+    if Path(which).suffix.lower() not in ('.csv','.yml','.yaml'):
+        choose(which, ['cifar20',*BREEDS], 'superclasses (neither a depth nor a .csv or .yml file)')
     if classes is None: raise ValueError(f"a mapping from a file needs classes=, the names of the data's classes")
     return read_mapping(which, classes)
