@@ -13,9 +13,10 @@ from fastcore.basics import store_attr
 from ..core import bare, rng
 from ..distributed import rank, world_size
 from ..models.heads import mlp
-from ..train.learner import SSLMethod
+from .shared_settings import SmallImageMethod
 from ..models.prototypes import prototypes_for
-from .pseudo_labels import all_features, balanced_order, cluster_labels, cluster_weights, weighted_loss, whiten, wrapped_pixels
+from ..losses.classification import cluster_weights, labelled_cross_entropy
+from .pseudo_labels import all_features, balanced_order, cluster_labels, whiten, wrapped_pixels
 from ..augment.views import k_views
 
 # %% ../../nbs/824_methods.deepcluster.ipynb #0abf9d2d
@@ -39,56 +40,68 @@ class DeepClusterHead(nn.Module):
     ):
         "New labels, and a last layer that knows nothing of the old ones."
         last = self.mlp[-1]
-        last.weight.copy_(.01*torch.randn(last.weight.shape, generator=g)); last.bias.zero_()
-        self.labels.copy_(labels); self.weight.copy_(cluster_weights(labels, len(self.weight)))
+        last.weight.copy_(.01*torch.randn(last.weight.shape, generator=g))
+        last.bias.zero_()
+        self.labels.copy_(labels)
+        self.weight.copy_(cluster_weights(labels, len(self.weight)))
 
-class DeepCluster(SSLMethod):
-    "DeepCluster (https://arxiv.org/abs/1807.05520): k-means on the features of all images, whose clusters are the classes of an epoch."
+class DeepCluster(SmallImageMethod):
+    "DeepCluster (https://arxiv.org/abs/1807.05520): k-means clusters of all images are the classes of an epoch."
     views,view_settings = k_views,dict(k=1, scale=None, pad=None, jitter=None, grey=0.)
-    recipe = dict(opt='adam', lr=1e-3, lr_rule='none', wd=0., warmup=0, final_lr=None, epochs=200, bs=128)
     tiny,tiny_views = dict(clusters=25, hidden=64, every=8),dict(flip=0., scale=(.8,1.), ratio=(.9,1.1))
     def __init__(self,
-        clusters:int|None=None, # number of clusters; by default ten for each class, one for a hundred images where there are no classes
+        clusters:int|None=None, # number of clusters; by default ten per class, else one per hundred images
         hidden:int=256, # width of the classifier's hidden layer
         restarts:int=5, # starts of k-means
         iters:int=30, # rounds of each
         every:int=1, # epochs that labels are kept; more where an epoch has only few steps
         balanced:bool=False, # an epoch has the same number of images from each cluster
-        wrapped:bool=False # official behaviour: cluster one random crop of each image, and train on 8-bit images that wrapped around
+        wrapped:bool=False # as the official code: cluster one random crop of each image, train on wrapped 8-bit images
     ):
         store_attr()
-        if min(restarts, iters, every)<1: raise ValueError(f'restarts={restarts}, iters={iters}, every={every}; expected at least 1 of each, such as 5, 30 and 1')
+        if min(restarts, iters, every)<1:
+            raise ValueError(f'restarts={restarts}, iters={iters}, every={every}; expected at least 1 of '
+                             'each, such as 5, 30 and 1')
     def setup(self, dls, backbone):
         self.n,by_class = dls.n,min(10*(dls.n_classes or 0), dls.n)
         self.n_clusters = self.clusters or by_class or prototypes_for(dls.n)
-        if not 2<=self.n_clusters<=dls.n: raise ValueError(f'clusters={self.clusters}: {self.n_clusters} clusters of {dls.n} images; expected at least 2, and at most as many as images, better a hundred images for each')
+        if not 2<=self.n_clusters<=dls.n:
+            raise ValueError(f'clusters={self.clusters}: {self.n_clusters} clusters of {dls.n} images; '
+                             'expected at least 2, and at most as many as images, better a hundred images for each')
     def head(self, n_in): return DeepClusterHead(n_in, self.n, self.n_clusters, self.hidden)
     @property
     def _head(self): return bare(self.learn.model).head
-    def _crops(self): # one of each image, for the clusters of an epoch
+    def _crops(self):
+        "A function that cuts one crop of each image, for the clusters of an epoch."
         a,drawn = self.learn.views.augs[0],{}
         def prepare(x, i):
-            if not drawn: drawn.update(a.draw(self.n, *x.shape[2:], rng(self.dls.seed, bare(self.learn.model).epoch, 'cluster')))
+            if not drawn:
+                drawn.update(a.draw(self.n, *x.shape[2:], rng(self.dls.seed, bare(self.learn.model).epoch, 'cluster')))
             return a(x, {k:v[i] for k,v in drawn.items()})
         return prepare
     def epoch_start(self):
         seed,e = self.dls.seed,bare(self.learn.model).epoch
         if e%self.every and (self._head.labels>=0).all(): return
         z = all_features(self.learn, self._crops() if self.wrapped else None)
-        if not z.isfinite().all(): raise FloatingPointError('the features hold NaN or infinity, so there are no clusters: the training broke down; lower lr')
+        if not z.isfinite().all():
+            raise FloatingPointError('the features hold NaN or infinity, so there are no clusters: the '
+                                     'training broke down; lower lr')
         y = cluster_labels(whiten(z), self.n_clusters, rng(seed, e, 'kmeans').initial_seed(), self.restarts, self.iters)
         self._head.renew(y, rng(seed, e, 'classifier'))
     def before_train(self):
         if (self._head.labels<0).all(): self.epoch_start()
-        if self.balanced: self.dls.train.rows = torch.from_numpy(balanced_order(self._head.labels.cpu(), rng(self.dls.seed, bare(self.learn.model).epoch, 'balanced').initial_seed()%2**32))
+        if self.balanced:
+            g = rng(self.dls.seed, bare(self.learn.model).epoch, 'balanced')
+            self.dls.train.rows = torch.from_numpy(balanced_order(self._head.labels.cpu(), g.initial_seed()%2**32))
     def before_batch(self):
         if not self.wrapped: return
         (v,*_),batch = self.learn.xb
-        again = self.learn.views(wrapped_pixels(v), seed=self.dls.seed, step=bare(self.learn.model).step, rank=rank(), world=world_size(), tag='again')
+        again = self.learn.views(wrapped_pixels(v), seed=self.dls.seed, step=bare(self.learn.model).step,
+                                 rank=rank(), world=world_size(), tag='again')
         self.learn.xb = again,batch
     def loss(self, out, batch):
         h = self._head
-        return weighted_loss(torch.cat(out), h.labels[batch['idx']].repeat(len(out)), h.weight)
+        return labelled_cross_entropy(torch.cat(out), h.labels[batch['idx']].repeat(len(out)), h.weight)
     def trivial(self): return math.log(self.n_clusters)
     def assign(self, out): return out[0].argmax(1)
     def cluster_logits(self, out): return out[0]

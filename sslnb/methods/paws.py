@@ -14,49 +14,54 @@ from ..data.supports import Supports
 from ..distributed import all_mean
 from ..models.paws_head import PAWSHead
 from ..losses.soft_neighbours import paws_loss
-from ..augment.views import multi_crop
-from ..train.learner import SSLMethod
+from .shared_settings import MultiCropMethod
 
 # %% ../../nbs/830_methods.paws.ipynb #4a8bb8b0
-class PAWS(SSLMethod):
+class PAWS(MultiCropMethod):
     "Predict views' labels from a few labelled images, https://arxiv.org/abs/2104.13963"
-    views = multi_crop
     needs_labels,columns = True,('ploss','memax')
-    view_settings = dict(global_scale=(.14,1.), local_scale=(.05,.14), jitter=(.8,.8,.8,.2), blur=.5, second=None, local=None, interpolation='bilinear')
-    recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.4, start_lr=.01875, final_lr=.004, wd=1e-6, momentum=.9, warmup=10, epochs=100, bs=4096)
-    tiny = dict(dim=32, support_images=4)
-    tiny_views = dict(flip=0., n_local=2, global_scale=(.6,1.), local_scale=(.3,.8), jitter=None, grey=0., blur=0.)
+    recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.4, start_lr=.01875, final_lr=.004,
+                  wd=1e-6, momentum=.9, warmup=10, epochs=100, bs=4096)
+    tiny = dict(dim=32, support_images=8)
     def __init__(self,
         dim:int=None, # size of the embeddings; None: as the backbone's features
         pred:bool=True, # a prediction head for the anchors?
         support_classes:int|None=None, # classes in a batch, over all processes; None: all that have a label
-        support_images:int|None=None, # images of each, over all processes; None: about as many supports as images in the batch, at most 64
+        support_images:int|None=None, # images of each, over all processes; None: for about bs supports, at most 64
         support_views:int=1, # views of each support
         unique_classes:bool=False, # with several processes: each has classes of its own, rather than images of all
         temp:float=0.1, # temperature of the similarities
         sharpen:float=0.25, # temperature that makes targets sharper; 1 leaves them
         me_max:float=1., # weight of the term that keeps classes even; 0: none
-        prior:tuple|None=None, # share of each class among the images, where they are not even and every batch has all classes
+        prior:tuple|None=None, # share of each class, if uneven; every batch must have all classes
         smoothing:float=0.1, # of the supports' labels
-        robust:dict|None=None, # RoPAWS: `dict(prior_temp=.1, prior_pow=1., label_ratio=5.)`, https://arxiv.org/abs/2302.14483; None: PAWS
+        robust:dict|None=None, # RoPAWS (https://arxiv.org/abs/2302.14483), as `dict(prior_temp=.1)`; None: PAWS
         official_draw:bool=False # draw supports as the authors' code does, with a counter that no checkpoint has
     ):
         store_attr()
-        positive(temp, 'temp', 0.1); positive(sharpen, 'sharpen', 0.25)
-        if me_max<0: raise ValueError(f'me_max={me_max}; expected the weight of that term, 1 as published or 0 for none')
+        positive(temp, 'temp', 0.1)
+        positive(sharpen, 'sharpen', 0.25)
+        if me_max<0:
+            raise ValueError(f'me_max={me_max}; expected the weight of that term, 1 as published or 0 for none')
     @property
     def front(self): return self.support_views
     def setup(self, dls, backbone):
-        self.supports = make_supports(dls, self.support_classes, self.support_images, self.support_views, self.unique_classes, self.smoothing, self.official_draw)
-        if self.prior is not None and len(self.prior)!=self.supports.classes: raise ValueError(f'prior has {len(self.prior)} shares and a batch {self.supports.classes} classes; expected one for each')
+        self.supports = make_supports(dls, self.support_classes, self.support_images, self.support_views,
+                                      self.unique_classes, self.smoothing, self.official_draw)
+        if self.prior is not None and len(self.prior)!=self.supports.classes:
+            raise ValueError(f'prior has {len(self.prior)} shares and a batch {self.supports.classes} '
+                             'classes; expected one for each')
     def head(self, n_in): return PAWSHead(n_in, self.dim or n_in, self.pred, n_large=self.support_views+2)
     def before_batch(self): self.supports.put_first(self.learn)
     def after_fit(self): self.supports.close()
     def parts(self, out, batch): # the two terms
         S,h,z = batch['support views'],out['h'],out['z']
-        if len(z)<S+2: raise ValueError(f'{len(z)-S} view of each image; PAWS needs two large ones, such as views=dict(n_global=2)')
+        if len(z)<S+2:
+            raise ValueError(f'{len(z)-S} view of each image; PAWS needs two large ones, such as '
+                             'views=dict(n_global=2)')
         prior = None if self.prior is None else z[0].new_tensor(self.prior)
-        return paws_loss(torch.cat(z[S:]), torch.cat(z[:S]), torch.cat([h[S+1],h[S]]).detach(), torch.cat(h[:S]).detach(), batch['label rows'],
+        return paws_loss(torch.cat(z[S:]), torch.cat(z[:S]), torch.cat([h[S+1],h[S]]).detach(),
+                         torch.cat(h[:S]).detach(), batch['label rows'],
                          self.temp, self.sharpen, self.me_max, prior, robust=self.robust)
     def loss(self, out, batch):
         p,r = self.parts(out, batch)

@@ -7,7 +7,7 @@ __all__ = ['RandomWeights']
 
 # %% ../../nbs/826_methods.random_weights.ipynb #2fd400fc
 from ..augment.views import k_views
-from ..train.learner import SSLMethod
+from ..train.method import SSLMethod
 
 # %% ../../nbs/826_methods.random_weights.ipynb #f23ad022
 class RandomWeights(SSLMethod):

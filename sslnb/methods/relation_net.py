@@ -10,16 +10,16 @@ import torch
 from fastcore.basics import store_attr
 from ..core import choose
 from ..distributed import all_mean, world_size
-from ..train.learner import SSLMethod
+from .shared_settings import SmallImageMethod
 from ..losses.relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy
 from ..augment.views import k_views
 
 # %% ../../nbs/821_methods.relation_net.ipynb #655ff395
-class RelationNet(SSLMethod):
+class RelationNet(SmallImageMethod):
     "Relational reasoning (https://arxiv.org/abs/2006.05849): are two views of the same image?"
     views = k_views
     view_settings = dict(k=4, scale=(.08,1.), jitter=(.8,.8,.8,.2))
-    recipe = dict(opt='adam', lr=1e-3, lr_rule='none', wd=0., warmup=0, final_lr=None, epochs=200, bs=64)
+    recipe = {**SmallImageMethod.recipe, 'bs':64}
     tiny_views = dict(k=4, flip=0., scale=(.6,1.), degrees=15., jitter=(.4,.4,0.,0.), grey=0.)
     columns = ('pairs',)
     def __init__(self,
@@ -34,10 +34,14 @@ class RelationNet(SSLMethod):
         self.right = []                          # share of pairs that were judged rightly, one a step of the epoch
         choose(aggregation, AGGREGATIONS, 'aggregation')
         if not gamma>=0: raise ValueError(f'gamma={gamma}; expected a number of at least 0')
-        if alpha is not None and not 0<alpha<1: raise ValueError(f'alpha={alpha}; expected a number between 0 and 1, or None')
+        if alpha is not None and not 0<alpha<1:
+            raise ValueError(f'alpha={alpha}; expected a number between 0 and 1, or None')
     def setup(self, dls, backbone):
         n,self.row = dls.bs//world_size() if self.batch_local else dls.bs,{}
-        if n<2: raise ValueError(f'bs={dls.bs}'+(f' over {world_size()} processes with batch_local=True' if self.batch_local else '')+f': {n} image has no other one to be told from; expected at least two')
+        if n<2:
+            raise ValueError(f'bs={dls.bs}'
+                             +(f' over {world_size()} processes with batch_local=True' if self.batch_local else '')
+                             +f': {n} image has no other one to be told from; expected at least two')
     def head(self, n_in): return RelationHead(n_in, self.aggregation, self.hidden, self.batch_local)
     def _loss(self, scores):
         y = scores.new_tensor([1.,0.])[:,None].expand_as(scores)
@@ -45,6 +49,7 @@ class RelationNet(SSLMethod):
     def loss(self, scores):
         self.right.append(pair_accuracy(scores.detach()))
         return self._loss(scores)
-    def trivial(self): return min(self._loss(torch.full((1,2,1), s/20, dtype=torch.float64)).item() for s in range(-200, 201))      # the best of all constant scores
+    def trivial(self): # the best of all constant scores
+        return min(self._loss(torch.full((1,2,1), s/20, dtype=torch.float64)).item() for s in range(-200, 201))
     def before_train(self): self.right = []
     def after_train(self): self.row = dict(pairs=all_mean(torch.stack(self.right).mean()).item()) if self.right else {}

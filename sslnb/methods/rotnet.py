@@ -14,7 +14,8 @@ from ..core import bare
 from ..distributed import all_sum
 from ..augment.views import rotations
 from ..evaluate.extract import over_images
-from ..train.learner import SSLLearner, SSLMethod
+from ..train.learner import SSLLearner
+from .shared_settings import SmallImageMethod
 
 # %% ../../nbs/822_methods.rotnet.ipynb #173615f1
 def rotation_accuracy(
@@ -27,10 +28,9 @@ def rotation_accuracy(
     right = over_images(learn, ds, lambda x,i: torch.stack([knows(x, k) for k in range(4)], 1).float(), bs)
     return (all_sum(right.sum())/all_sum(torch.tensor(float(right.numel()), device=right.device))).item()
 
-class RotNet(SSLMethod):
+class RotNet(SmallImageMethod):
     "RotNet (https://arxiv.org/abs/1803.07728): tell which of four rotations an image has."
     views = rotations
-    recipe = dict(opt='adam', lr=1e-3, lr_rule='none', wd=0., warmup=0, final_lr=None, epochs=200, bs=128)
     tiny_views = dict(flip=0., scale=(.6,1.), degrees=45., shear=20., zoom=(.7,1.2), jitter=(.6,.6,0.,0.), blur=.5)
     columns,row = ('rotation',),{}
     def head(self, n_in): return nn.Linear(n_in, 4)

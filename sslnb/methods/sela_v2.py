@@ -11,7 +11,7 @@ from torch import Tensor
 from fastcore.basics import store_attr
 from ..core import bare, positive
 from ..distributed import all_sum
-from ..losses.sinkhorn import _columns
+from ..losses.sinkhorn import log_column_sums
 from .offline_clustering import OfflineClustering
 
 # %% ../../nbs/813_methods.sela_v2.ipynb #8d05b284
@@ -25,22 +25,24 @@ def sinkhorn_labels(
     max_iters:int=100, # rounds at most, where `iters` is None
     chunk:int=16384 # rows at a time
 )->Tensor: # (n,) int64
-    "The prototype of each image, as evenly over the images of all processes as Sinkhorn makes it (https://arxiv.org/abs/1911.05371)."
+    "The prototype of each image, evenly over the images of all processes, https://arxiv.org/abs/1911.05371"
     w = prototypes.to(x.dtype).T/eps
-    v,u = x.new_zeros(w.shape[1]),x.new_zeros(len(x))                          # log scalings of prototypes and of images
+    # log scalings of prototypes and of images
+    v,u = x.new_zeros(w.shape[1]),x.new_zeros(len(x))
     n = all_sum(x.new_tensor(float(len(x))))
     for t in range(iters or max_iters):
         old,u = u,-torch.cat([(xs@w-v).logsumexp(1) for xs in x.split(chunk)]) if t else u
         if iters is None and t and all_sum((old-u).expm1().abs().sum())<tol*n: break
-        v = _columns(torch.stack([(xs@w+us[:,None]).logsumexp(0) for xs,us in zip(x.split(chunk), u.split(chunk))]))
+        parts = zip(x.split(chunk), u.split(chunk))
+        v = log_column_sums(torch.stack([(xs@w+us[:,None]).logsumexp(0) for xs,us in parts]))
     return torch.cat([(xs@w-v).argmax(1) for xs in x.split(chunk)])
 
 # %% ../../nbs/813_methods.sela_v2.ipynb #7de3515f
 class SeLaV2(OfflineClustering):
-    "SeLa-v2 (https://arxiv.org/abs/2006.09882, appendix D): evenly shared labels for an epoch, prototypes that are learnt."
+    "SeLa-v2 (https://arxiv.org/abs/2006.09882, appendix D): even labels for an epoch, learnt prototypes."
     tiny = dict(dim=32, hidden=64, freeze=0)
     def __init__(self,
-        n_prototypes:list|None=None, # prototypes of each set; by default three sets, their size from the number of images and classes: 3000 for ImageNet
+        n_prototypes:list|None=None, # prototypes of each set; by default three sets, sized by images and classes
         dim:int=128, # size of the embedding
         hidden:int=2048, # width of the projection's hidden layer; 0: a single linear layer
         temp:float=0.1, # temperature of the scores

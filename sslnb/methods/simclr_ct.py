@@ -14,7 +14,7 @@ from ..data.supports import Supports
 from ..models.heads import mlp
 from ..models.paws_head import PAWSHead
 from ..augment.views import two_views
-from ..train.learner import SSLMethod
+from ..train.method import SSLMethod
 
 # %% ../../nbs/832_methods.simclr_ct.ipynb #3ab6aa67
 class SimCLRCT(SSLMethod):
@@ -22,13 +22,14 @@ class SimCLRCT(SSLMethod):
     views = two_views
     needs_labels = True
     view_settings = dict(scale=(.08,1.), jitter=(.8,.8,.8,.2), blur=.5)
-    recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.4364, start_lr=.05454, final_lr=.004364, wd=1e-6, momentum=.9, warmup=10, epochs=100, bs=2816)
+    recipe = dict(opt='lars_inside', no_decay='name', top_twice=False, lr=.4364, start_lr=.05454, final_lr=.004364,
+                  wd=1e-6, momentum=.9, warmup=10, epochs=100, bs=2816)
     tiny = dict(dim=32, support_images=4)
     tiny_views = dict(flip=0., scale=(.5,1.), jitter=None, grey=0., blur=0.)
     def __init__(self,
         dim:int=None, # size of the embeddings; None: as the backbone's features
         pred:bool=True, # a prediction head on top?
-        plain:bool=False, # the head of the 2020 version in place of that of PAWS: one hidden layer, no batch norm, no prediction
+        plain:bool=False, # the head of the 2020 version: one hidden layer, no batch norm, no prediction
         temp:float=0.1, # temperature of both losses
         supervised_epochs:int=100, # epochs with SuNCEt; 0: SimCLR alone
         support_classes:int|None=None, # classes among the labelled images of a batch; None: all that have a label
@@ -39,14 +40,21 @@ class SimCLRCT(SSLMethod):
         store_attr()
         self.needs_labels = supervised_epochs>0
         positive(temp, 'temp', 0.1)
-        if supervised_epochs<0 or (supervised_epochs and support_images<2 and support_views<2): raise ValueError(f'supervised_epochs={supervised_epochs}, support_images={support_images}; expected epochs of at least 0, and two images of each class: SuNCEt compares an image with others of its class')
+        if supervised_epochs<0 or (supervised_epochs and support_images<2 and support_views<2):
+            raise ValueError(f'supervised_epochs={supervised_epochs}, support_images={support_images}; '
+                             'expected epochs of at least 0, and two images of each class: SuNCEt compares '
+                             'an image with others of its class')
     @property
     def front(self): return self.support_views*self.supervised_now
     @property
     def supervised_now(self): return bare(self.learn.model).epoch<self.supervised_epochs
     def setup(self, dls, backbone):
-        self.supports = Supports(dls.train, self.support_classes, self.support_images, self.support_views) if self.supervised_epochs else None
-    def head(self, n_in): return mlp(n_in, n_in, self.dim or n_in, bn=False) if self.plain else PAWSHead(n_in, self.dim or n_in, self.pred)
+        self.supports = None
+        if self.supervised_epochs:
+            self.supports = Supports(dls.train, self.support_classes, self.support_images, self.support_views)
+    def head(self, n_in):
+        if self.plain: return mlp(n_in, n_in, self.dim or n_in, bn=False)
+        return PAWSHead(n_in, self.dim or n_in, self.pred)
     def before_batch(self):
         if self.supervised_now: self.supports.put_first(self.learn)
     def after_fit(self):
