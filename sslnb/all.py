@@ -7,34 +7,47 @@ __all__ = []
 
 # %% ../nbs/990_all.ipynb #c7aea5d0
 import importlib, pkgutil
+import sslnb.methods
 import numpy as np, torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastai.callback.core import Callback
+from .old_names import old_name
 
 # %% ../nbs/990_all.ipynb #612a8a05
-_ROOMS = '''core distributed train.optim data.images data.workers data.image_set data.file_set data.labels data.convert data.class_subsets
-data.sources augment.randaugment augment.pipeline augment.per_image augment.views data.loader data.supports models.small models.resnet
-models.wide_resnet models.vgg_efficientnet models.exits models.create models.heads models.paws_head models.exit_heads evaluate.measures
-models.embedding_queue losses.sinkhorn losses.kmeans models.memory_bank models.prototypes losses.infomax losses.contrastive
-losses.relation losses.soft_neighbours train.learner methods.pseudo_labels methods.offline_clustering train.ddp train.precision
-evaluate.health train.checkpoint train.fit evaluate.extract evaluate.features evaluate.knn evaluate.linear_probe
-evaluate.cluster_scores evaluate.superclasses evaluate.figures evaluate.class_figures evaluate.prototype_figures evaluate.report
-evaluate.retrieval evaluate.online_knn evaluate.linear_protocol evaluate.finetune evaluate.support_accuracy evaluate.exit_protocol
-testing app.recipes app.rules checkpoints.swav checkpoints.selfcon checkpoints.relational checkpoints.paws checkpoints.released
-app.pretrain app.plan checkpoints.export app.networks app.embed app.formats app.clustering app.scores app.labelling app.classifier
-app.compare'''.split()
+# modules whose names come in, by folder; those of `methods` are found by themselves
+_MODULES = {
+    'augment':'randaugment pipeline apply per_image views',
+    'data':'images workers image_set file_set folders image_lists labels class_subsets items convert tables '
+            'named_sets wordnet_sets image_sets loader support_draws supports',
+    'models':'small resnet wide_resnet vgg_efficientnet exits create heads paws_head exit_heads '
+             'embedding_queue memory_bank prototypes self_classifier_heads',
+    'losses':'sinkhorn kmeans classification infomax contrastive relation soft_neighbours',
+    'train':'optim ddp method model learner precision checkpoint schedule fit',
+    'evaluate':'measures health extract features tables knn linear_probe cluster_scores superclasses figures '
+               'feature_map training_curves class_figures prototype_similarity prototype_figures report retrieval '
+               'online_knn linear_protocol finetune support_accuracy exit_groups exit_protocol',
+    'checkpoints':'swav selfcon relational self_classifier paws reader released export',
+    'run':'keywords recipes rules run_folder build plan plan_text pretrain',
+    'app':'image_network networks feature_file embed clustering judged trained_protocols protocols scores '
+          'labelling classifier_folder classifier compare plain_network formats',
+}
 
 def _names():
-    "Public names of every room and of every method."
-    import sslnb.methods
-    out = dict(np=np, torch=torch, nn=nn, Tensor=Tensor, F=F, patch=patch, store_attr=store_attr, L=L, Callback=Callback)
-    for name in _ROOMS+[f'methods.{m.name}' for m in pkgutil.iter_modules(sslnb.methods.__path__)]:
+    "Public names of every listed module and of every method."
+    out = dict(np=np, torch=torch, nn=nn, Tensor=Tensor, F=F, patch=patch, store_attr=store_attr, L=L,
+               Callback=Callback)
+    names = ['core', 'distributed', *(f'{folder}.{m}' for folder,ms in _MODULES.items() for m in ms.split()), 'testing']
+    for name in names+[f'methods.{m.name}' for m in pkgutil.iter_modules(sslnb.methods.__path__)]:
         m = importlib.import_module(f'sslnb.{name}')
         out.update({k:getattr(m,k) for k in m.__all__})
     return out
 
 globals().update(_names())
 __all__ = list(_names())
+
+def __getattr__(name):
+    "Names of version 0.4; see `sslnb.old_names`."
+    return old_name(name)
