@@ -1,10 +1,61 @@
-"Golden vectors: where they lie, and the rules that fill a network with weights nobody had to store."
-import json, os
+"What several tests need: the command line in this process, comparisons, golden vectors, rules that fill networks."
+import io, json, os
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, pytest, torch
 
-folder = Path(os.environ.get('SSLNB_GOLDEN') or Path(__file__).parent/'golden')
+root = Path(__file__).resolve().parents[1]
+
+# the library
+
+def sslnb(*argv):
+    "Run the command line in this process: exit status, standard output, standard error."
+    from threadpoolctl import threadpool_limits
+    from sslnb.app.cli import main
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), threadpool_limits(1): code = main([str(a) for a in argv])
+    return code, out.getvalue(), err.getvalue()
+
+def quiet(learn):
+    "The Learner, printing nothing while it trains."
+    learn.logger = lambda *_: None
+    return learn
+
+def stop_at(step):
+    "A callback that stops training as a signal would, when so many steps are done."
+    from fastai.callback.core import Callback
+    class StopAt(Callback):
+        order = 89
+        def after_batch(self):
+            if self.learn.model.step+1 == step: self.learn.checkpoint.stop = True
+    return StopAt()
+
+def sweep(cases, kind):
+    "Cases for `parametrize`: the first of each kind runs by default, the others are marked `slow`."
+    cases = list(cases)
+    first = {kind(c): i for i, c in reversed(list(enumerate(cases)))}
+    return [c if first[kind(c)] == i else pytest.param(c, marks=pytest.mark.slow) for i, c in enumerate(cases)]
+
+# numbers
+
+def array(a): return np.asarray(a.detach() if torch.is_tensor(a) else a)
+
+def close(got, want, rtol, atol=0., name=''):
+    np.testing.assert_allclose(array(got), array(want), rtol=rtol, atol=atol, err_msg=name)
+
+def near(got, want, share, name=''):
+    "Equal within a share of the largest wanted number."
+    close(got, want, 0, share*max(np.abs(want).max(), 1e-30), name)
+
+def same_state(a, b):
+    "Two state dicts are equal to the bit, in names, order and values."
+    assert list(a) == list(b)
+    for k, v in a.items(): assert torch.equal(v, b[k]) if torch.is_tensor(v) else v == b[k], k
+
+# golden vectors
+
+folder = Path(os.environ.get('SSLNB_GOLDEN') or root/'tests/golden')
 
 @cache
 def golden(name):
@@ -66,7 +117,8 @@ def fill_hash(module, seed, gain=2., var_lo=1.):
 
 def hash_uniform(slot, seed, shape):
     "Numbers in 0..1 of paws.npz, float64: a hash of position, slot and seed."
-    h = np.arange(int(np.prod(shape)), dtype=np.uint32) + np.uint32((0x9E3779B9*(slot+1) + 0x7F4A7C15*(seed+1)) & 0xffffffff)
+    start = (0x9E3779B9*(slot+1) + 0x7F4A7C15*(seed+1)) & 0xffffffff
+    h = np.arange(int(np.prod(shape)), dtype=np.uint32) + np.uint32(start)
     h ^= h>>np.uint32(16); h *= np.uint32(0x85EBCA6B)
     h ^= h>>np.uint32(13); h *= np.uint32(0xC2B2AE35)
     h ^= h>>np.uint32(16)
@@ -84,3 +136,13 @@ def fill_slots(tensors, seed, gain):
         elif n.endswith(('running_var','weight')): u = 0.5+u
         else: u = 0.2*(2*u-1)
         with torch.no_grad(): v.copy_(u)
+
+class SelfConOfficial:
+    "A model under SelfCon's official names and in their order, for the fill."
+    def __init__(self, m): self.m = m
+    def state_dict(self):
+        from sslnb.checkpoints.selfcon import to_selfcon
+        return to_selfcon(self.m.state_dict())
+    def load_state_dict(self, sd):
+        from sslnb.checkpoints.selfcon import from_selfcon
+        self.m.load_state_dict({**from_selfcon(sd), '_extra_state': self.m.get_extra_state()})

@@ -1,7 +1,7 @@
 """Build the site.
 
     python tools/docs.py              # preview in _docs/, by pandoc: no Quarto, no network
-    python tools/docs.py index 00_core  # these pages only
+    python tools/docs.py index 000_core # these pages only
     python tools/docs.py --quarto     # what is published: nbdev_docs, which needs Quarto
 
 nbdev turns the notebooks into pages either way (documentation of every export, links between names); only the last step differs."""
@@ -12,7 +12,7 @@ from readme import page, root, site
 
 assets = Path(__file__).parent/'site'
 parts = {'0': 'Foundations', '1': 'Augmentation', '2': 'Data', '3': 'Models', '4': 'Losses', '5': 'Training', '6': 'Evaluation', '7': 'Checkpoints',
-         '8': 'Methods', '9': 'Recipes and command line', '': 'Tutorials and results'}
+         '8': 'Methods', '9': 'Recipes, runs and command line', '': 'Tutorials and results'}
 
 def notebooks():
     "Notebooks in reading order, the home page first, folders last; paths are relative to `nbs/`."

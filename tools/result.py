@@ -19,7 +19,7 @@ def commit():
 
 def settings(recipe):
     "What the run sets otherwise than its method and views do by themselves."
-    from sslnb.app.recipes import keys_of
+    from sslnb.run.recipes import keys_of
     keys = keys_of(recipe['method'], recipe.get('views') or '')
     plain = lambda d: list(d) if isinstance(d, tuple) else d
     same = lambda k,v: k in keys and plain(keys[k].default)==v

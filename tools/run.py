@@ -1,6 +1,6 @@
 """Run notebooks in a Jupyter kernel, keep what they print and draw, and clean them.
 
-    python tools/run.py nbs/104_augment.views.ipynb nbs/70_evaluate.knn.ipynb
+    python tools/run.py nbs/105_augment.views.ipynb nbs/608_evaluate.knn.ipynb
     python tools/run.py              # all of them, in reading order
 
 Tests do not store outputs; this does, and the pages of the site show what it stored."""

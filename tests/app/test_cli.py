@@ -1,18 +1,19 @@
 "The command `sslnb` as a user meets it: help, errors, a whole run, Ctrl-C and going on, a bare folder of images."
 import json, os, re, signal, subprocess, sys, time
 from html.parser import HTMLParser
-from pathlib import Path
 import pytest
-from threadpoolctl import threadpool_limits
+from helpers import root, sslnb
 from sslnb.app.cli import main
-from sslnb.app.recipes import keys_of, method_info, method_names, recipes
+from sslnb.run.keywords import keys_of, method_info, method_names
+from sslnb.run.recipes import recipes
 
-root = Path(__file__).resolve().parents[1]
 small = ['--size', '8', '--hidden', '32', '--dim', '16', '--warmup', '0']
 
 def env(): return {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg', 'COLUMNS': '100'}
 def command(*argv): return [sys.executable, '-c', 'import sys; from sslnb.app.cli import main; sys.exit(main())', *map(str, argv)]
-def sslnb(*argv, cwd=None): return subprocess.run(command(*argv), capture_output=True, text=True, env=env(), cwd=cwd, timeout=300)
+def process(*argv, cwd=None):
+    "The command in a process of its own: whatever it imports and prints."
+    return subprocess.run(command(*argv), capture_output=True, text=True, env=env(), cwd=cwd, timeout=300)
 
 def weights(run):
     from safetensors.torch import load_file
@@ -22,7 +23,7 @@ def weights(run):
 def whole(tmp_path_factory):
     "A short run that nobody interrupts, and its folder."
     run = tmp_path_factory.mktemp('cli')/'whole'
-    return sslnb('pretrain', '--out', run, '--epochs', 4, '--seed', 3, *small), run
+    return process('pretrain', '--out', run, '--epochs', 4, '--seed', 3, *small), run
 
 # help
 
@@ -35,16 +36,17 @@ def test_help_imports_nothing_heavy():
 
 @pytest.mark.parametrize('name', method_names())
 def test_help_has_every_keyword_with_its_meaning(name):
-    text = ' '.join(sslnb('pretrain', '--method', name, '--help').stdout.split())
+    text = ' '.join(sslnb('pretrain', '--method', name, '--help')[1].split())
     for k in keys_of(name, method_info(name).views if 'views' not in text else '').values():
         if k.part in ('data', 'learner', 'method', 'fit'): assert f'--{k.name}' in text, k
         if k.part == 'method': assert k.doc and k.doc in text, k
 
 def test_lists():
-    assert all(re.search(rf'^{n} +\S', sslnb('methods').stdout, re.M) for n in method_names())
-    text = sslnb('recipes').stdout
+    text = sslnb('methods')[1]
+    assert all(re.search(rf'^{n} +\S', text, re.M) for n in method_names())
+    text = sslnb('recipes')[1]
     assert all(n in text for n in recipes())
-    assert sslnb('--version').stdout == f'sslnb {__import__("sslnb").__version__}\n'
+    assert sslnb('--version')[1] == f'sslnb {__import__("sslnb").__version__}\n'
 
 # errors
 
@@ -60,17 +62,21 @@ def test_lists():
     (['pretrain', '--resume', 'nowhere'], 'is no run'),
     (['evaluate', 'nowhere'], 'is no run'),
     (['methods', 'swaw'], 'unknown method')])
-def test_wrong_word_is_one_line(argv, says, tmp_path):
-    done = sslnb(*argv, cwd=tmp_path)
-    assert done.returncode == 2 and done.stdout == ''
-    assert says in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+def test_wrong_word_is_one_line(argv, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = sslnb(*argv)
+    assert (code, out) == (2, '')
+    assert says in err and len(err.splitlines()) == 1, err
     assert not list(tmp_path.iterdir())
 
-def test_what_shows_late_is_one_line_too_and_leaves_nothing(tmp_path, capsys):
-    assert main(['pretrain', '--backbone', 'conv5', '--out', str(tmp_path/'run')]) == 2
-    err = capsys.readouterr().err
-    assert 'conv4' in err and len(err.splitlines()) == 1 and not (tmp_path/'run').exists()
-    with pytest.raises(ValueError, match='queue=5'): main(['pretrain', '--queue', '5', '--out', str(tmp_path/'run'), '--debug'])
+def test_a_process_ends_as_the_function_does(tmp_path):
+    done = process('evaluate', 'nowhere', cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == '' and 'is no run' in done.stderr and len(done.stderr.splitlines()) == 1
+
+def test_what_shows_late_is_one_line_too_and_leaves_nothing(tmp_path):
+    code, _, err = sslnb('pretrain', '--backbone', 'conv5', '--out', tmp_path/'run')
+    assert code == 2 and 'conv4' in err and len(err.splitlines()) == 1 and not (tmp_path/'run').exists()
+    with pytest.raises(ValueError, match='queue=5'): sslnb('pretrain', '--queue', 5, '--out', tmp_path/'run', '--debug')
 
 # a run
 
@@ -108,12 +114,12 @@ def test_the_exported_backbone_loads(whole):
 
 def test_nothing_is_written_over(whole):
     before = {p.name: p.stat().st_mtime_ns for p in whole[1].iterdir()}
-    done = sslnb('pretrain', '--out', whole[1], '--epochs', 1)
-    assert done.returncode == 2 and '--resume' in done.stderr and '--out' in done.stderr
-    done = sslnb('pretrain', '--resume', whole[1], '--epochs', 9)
-    assert done.returncode == 2 and 'was made with epochs=4' in done.stderr
-    done = sslnb('pretrain', '--resume', whole[1])
-    assert done.returncode == 0 and 'is finished' in done.stdout and 'trained' in done.stdout
+    code, _, err = sslnb('pretrain', '--out', whole[1], '--epochs', 1)
+    assert code == 2 and '--resume' in err and '--out' in err
+    code, _, err = sslnb('pretrain', '--resume', whole[1], '--epochs', 9)
+    assert code == 2 and 'was made with epochs=4' in err
+    code, out, _ = sslnb('pretrain', '--resume', whole[1])
+    assert code == 0 and 'is finished' in out and 'trained' in out
     assert before == {p.name: p.stat().st_mtime_ns for p in whole[1].iterdir()}
 
 def test_killed_then_stopped_by_ctrl_c_it_ends_as_if_nothing_had_happened(whole, tmp_path):
@@ -129,12 +135,12 @@ def test_killed_then_stopped_by_ctrl_c_it_ends_as_if_nothing_had_happened(whole,
     out, err = p.communicate(timeout=120)
     assert p.returncode == 130 and f'sslnb pretrain --resume {run}' in out and 'Traceback' not in err, (out, err)
     assert (run/'checkpoint.pt').exists() and not (run/'scores.json').exists()
-    done = sslnb('pretrain', '--resume', run)
-    assert done.returncode == 0 and 'going on' in done.stdout, done.stderr
+    code, out, err = sslnb('pretrain', '--resume', run)
+    assert code == 0 and 'going on' in out, err
     assert weights(run) == weights(whole[1])
     assert (run/'recipe.yml').read_text() == (whole[1]/'recipe.yml').read_text()
 
-def test_a_bare_folder_of_images(tmp_path, monkeypatch, capsys):
+def test_a_bare_folder_of_images(tmp_path, monkeypatch):
     "No labels, images of two sizes and kinds, a broken file: the job ends well."
     import numpy as np
     from PIL import Image
@@ -143,11 +149,11 @@ def test_a_bare_folder_of_images(tmp_path, monkeypatch, capsys):
     for i in range(40): Image.fromarray(g.integers(0, 255, (20 + i % 2, 24, 3), dtype=np.uint8)).save(tmp_path/'photos'/f'{i}.png')
     (tmp_path/'photos'/'broken.png').write_bytes(b'not an image')
     monkeypatch.chdir(tmp_path)
-    with threadpool_limits(1): assert main(['pretrain', 'photos', '--epochs', '2', '--size', '16', '--no-pretrained']) == 0
+    code, out, err = sslnb('pretrain', 'photos', '--epochs', 2, '--size', 16, '--no-pretrained')
+    assert code == 0, err
     run = tmp_path/'runs'/'photos-selfclassifier-seed0'
     scores = json.loads((run/'scores.json').read_text())
     assert scores['trained']['knn'] is None and scores['trained']['rankme'] > 1
-    out = capsys.readouterr().out
     assert 'skipped 1 unreadable' in out and 'no labels' in out
     text = (run/'report.html').read_text(encoding='utf-8')
     for what in ('views', 'curves', 'clusters', 'neighbours', 'map'): assert f'<strong>{what}</strong>' in text

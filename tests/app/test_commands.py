@@ -1,24 +1,15 @@
 "After training: a folder of photographs without labels is clustered, turned into features, exported to plain torchvision and timm, and judged."
-import csv, io, json, subprocess, sys
-from contextlib import redirect_stderr, redirect_stdout
+import csv, json, subprocess, sys
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from threadpoolctl import threadpool_limits
-from sslnb.app.cli import main
+from helpers import root, sslnb
 
-root = Path(__file__).resolve().parents[1]
 colours = dict(red=(200, 40, 40), green=(40, 170, 50), blue=(40, 60, 210), grey=(130, 130, 130))
 net18 = ['torchvision:resnet18', '--size', '32']
-
-def sslnb(*argv):
-    "Exit status, standard output, standard error."
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), threadpool_limits(1): code = main([str(a) for a in argv])
-    return code, out.getvalue(), err.getvalue()
 
 def photos(folder, n=60, nested=False):
     "Images of four plain colours with noise, of two sizes."
@@ -160,7 +151,7 @@ def test_evaluate_needs_no_network_where_features_are_there(run, top):
     (['cluster', *net18, '--data', 'empty'], 'no images in'),
     (['cluster', *net18, '--data', 'one'], '1 image'),
     (['cluster', *net18, '--data', 'photos', '--k', '61'], '61 clusters of 60 images'),
-    (['cluster', *net18, '--data', 'photos', '--k', 'many'], "--k: 'many'; expected a whole number"),
+    (['cluster', *net18, '--data', 'photos', '--k', 'many'], "--k many: expected a whole number"),
     (['cluster', *net18, '--dat', 'photos'], 'did you mean --data'),
     (['features', 'torchvision:resnet81', '--data', 'photos'], 'did you mean'),
     (['evaluate', 'resnet50', '--data', 'photos'], 'torchvision:NAME'),
@@ -169,7 +160,7 @@ def test_evaluate_needs_no_network_where_features_are_there(run, top):
     (['evaluate', *net18, '--data', 'digits', '--labels', '5'], 'expected a share such as 0.01'),
     (['export', 'sslnb:conv4', '--format', 'timm'], 'conv4 is a network of this library'),
     (['export', *net18, '--format', 'detectron2'], 'with the 7x7 stem'),
-    (['export', *net18, '--format', 'pth'], "invalid choice: 'pth'"),
+    (['export', *net18, '--format', 'pth'], "unknown --format 'pth'"),
     (['export', 'none.safetensors'], 'there is no file')])
 def test_mistakes_are_one_line(argv, says, top, flat):
     (top/'empty').mkdir(exist_ok=True); (top/'one').mkdir(exist_ok=True)

@@ -1,18 +1,17 @@
 """Files in the layouts that PAWS's authors published, written here with small networks: loaded, refused, looked through on the command line, and trained on."""
-import io, json
-from contextlib import redirect_stderr, redirect_stdout
+import json
+from functools import cache
 import numpy as np, pytest, torch
 from PIL import Image
-from threadpoolctl import threadpool_limits
 from torch import nn
+from helpers import quiet, sslnb
 from sslnb.models.create import create_backbone
-from sslnb.app.cli import main
 from sslnb.data.loader import ssl_dls
 from sslnb.evaluate.support_accuracy import support_accuracy
 from sslnb.checkpoints.export import load_backbone
-from sslnb.train.fit import *
-from sslnb.checkpoints.layouts import weights
-from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.checkpoints.layouts import LAYOUTS, weights
+from sslnb.train.model import SSLModel
+from sslnb.train.learner import ssl_learner
 from sslnb.app.networks import open_backbone
 from sslnb.models.paws_head import PAWSClassifier, PAWSHead
 from sslnb.checkpoints.paws import to_paws
@@ -21,7 +20,9 @@ from sslnb.checkpoints.released import load_official
 X = torch.rand(4, 3, 48, 48)
 
 
+@cache
 def made(bb='resnet18', tuned=False, **kw):
+    "A small network with a head, made once for all tests: none of them changes it."
     torch.manual_seed(0)
     b = create_backbone(bb, size=32 if bb.startswith('wide') else 224)
     m = SSLModel(b, PAWSHead(b.num_features, 12, **kw))
@@ -64,6 +65,14 @@ def test_files_of_all_kinds(save, kind):
         assert torch.equal(out(a), out(b))
 
 
+@pytest.mark.parametrize('kind', ('WRN', 'fine-tuned'))
+def test_the_order_of_imports_makes_no_difference(save, monkeypatch, kind):
+    "Layouts are asked in the order in which their modules were imported; no other one takes these files for its own."
+    monkeypatch.setattr('sslnb.checkpoints.layouts.LAYOUTS', dict(reversed(LAYOUTS.items())))
+    kw = KINDS[kind]
+    assert load_official(save(official(made(**kw), tuned='tuned' in kw))).meta['layout'].startswith('PAWS')
+
+
 def test_a_backbone_alone(save):
     a = made()
     b = load_official(save(dict(encoder={f'module.{k}': v for k, v in a.backbone.state_dict().items()})))
@@ -86,11 +95,10 @@ def test_what_does_not_fit_is_said(save, words, change):
     assert words in str(e.value) and str(path) in str(e.value) and '\n' not in str(e.value), str(e.value)
 
 
-def sslnb(*argv):
-    said, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(said), redirect_stderr(err), threadpool_limits(1): code = main([str(a) for a in argv])
-    assert code == 0, err.getvalue()
-    return said.getvalue()
+def said(*argv):
+    code, out, err = sslnb(*argv)
+    assert code == 0, err
+    return out
 
 @pytest.mark.parametrize('tuned', (False, True))
 def test_commands_take_the_file(save, tmp_path, monkeypatch, tuned):
@@ -101,21 +109,21 @@ def test_commands_take_the_file(save, tmp_path, monkeypatch, tuned):
         Image.fromarray(np.random.default_rng(i).integers(0, 90+80*(i % 2), (32, 32, 3)).astype(np.uint8)).save(f)
     a = made(tuned=tuned)
     path = save(official(a, tuned=tuned))
-    sslnb('features', path, '--data', tmp_path/'photos', '--size', 32, '--out', 'f.npz')
+    said('features', path, '--data', tmp_path/'photos', '--size', 32, '--out', 'f.npz')
     z = np.load('f.npz')
     net = open_backbone(path, size=32, device='cpu')
     photo = torch.from_numpy(np.array(Image.open(tmp_path/'photos'/str(z['names'][0]).replace('\\', '/')))).permute(2, 0, 1)[None]
     with torch.no_grad(): np.testing.assert_allclose(z['features'][:1], a.backbone(net.prepare(photo)), rtol=1e-3, atol=1e-4)
     assert z['features'].shape == (24, 512) and tuple(net.mean) == (.485, .456, .406)
-    near = sslnb('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'snn', '--fresh-norm')
+    near = said('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'snn', '--fresh-norm')
     assert f"trained, {'features' if tuned else 'prediction'}" in near and 'untrained, features' in near
     if tuned: return
-    sslnb('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'snn', '--out', 'near.json')
+    said('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'snn', '--out', 'near.json')
     want = support_accuracy(a.backbone, ssl_dls(tmp_path/'photos', bs=4, device='cpu', mean=list(net.mean), std=list(net.std)), head=a.head, size=32)
     got = json.loads((tmp_path/'near.json').read_text())['snn']['trained']
     assert got['at'] == want['at'] == 'prediction' and got['supports'] == want['supports'] and got['top1'] == pytest.approx(want['top1'], abs=1e-6) and got['top5'] is None      # of two classes
-    assert 'trained' in sslnb('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'knn')
-    sslnb('export', path, '--out', 'b.safetensors')
+    assert 'trained' in said('evaluate', path, '--data', tmp_path/'photos', '--size', 32, '--protocol', 'knn')
+    said('export', path, '--out', 'b.safetensors')
     b = load_backbone('b.safetensors')
     with torch.no_grad(): assert torch.equal(a.backbone(X), b(X))
     assert b.meta['name'] == 'resnet18' and tuple(b.meta['std']) == (.229, .224, .225)
@@ -123,7 +131,7 @@ def test_commands_take_the_file(save, tmp_path, monkeypatch, tuned):
 
 def test_to_begin_with(save):
     a = made()
-    learn = ssl_learner(ssl_dls((torch.randint(256, (32, 3, 32, 32)).byte(), torch.arange(32) % 3), bs=16, device='cpu'), 'resnet18', 'swav', size=32, stem='imagenet')
-    learn.logger = lambda *_: None
+    dls = ssl_dls((torch.randint(256, (32, 3, 32, 32)).byte(), torch.arange(32) % 3), bs=16, device='cpu')
+    learn = quiet(ssl_learner(dls, 'resnet18', 'swav', size=32, stem='imagenet'))
     learn.init_from(save(official(a)), init_head=False)
     for k, v in weights(a.backbone).items(): assert torch.equal(v, weights(learn.model.backbone)[k]), k

@@ -7,7 +7,7 @@ from sslnb.models.create import create_backbone
 from sslnb.data.loader import ssl_dls
 from sslnb.data.image_set import from_array
 from sslnb.checkpoints.export import load_backbone
-from sslnb.train.fit import *
+import sslnb.train.fit
 from sslnb.train.learner import ssl_learner
 from sslnb.methods.relation_net import RelationNet
 from sslnb.app.networks import open_backbone

@@ -2,16 +2,19 @@
 import argparse, os, pickle, subprocess, sys, types, warnings, zipfile
 import numpy as np, pytest, torch
 from torch import nn
-from golden_tools import golden, layout as layout_of
+from helpers import golden, layout as layout_of
 from sslnb.models.create import create_backbone
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
 from sslnb.checkpoints.export import load_backbone, export_backbone
-from sslnb.train.fit import *
+import sslnb.train.fit
 from sslnb.checkpoints.layouts import backbone_of, recognise, weights
-from sslnb.train.learner import SSLModel, methods, ssl_learner
-from sslnb.methods.self_classifier import SelfClassifier, SelfClassifierHead, to_official
-from sslnb.methods.self_classifier_v1 import SelfClassifierV1Head, to_official_v1
+from sslnb.train.method import methods
+from sslnb.train.model import SSLModel
+from sslnb.train.learner import ssl_learner
+from sslnb.checkpoints.self_classifier import to_official, to_official_v1
+from sslnb.models.self_classifier_heads import SelfClassifierHead, SelfClassifierV1Head
+from sslnb.methods.self_classifier import SelfClassifier
 from sslnb.checkpoints.released import init_from, load_official, read_checkpoint
 
 W = dict(a=torch.arange(6.).view(2,3), b=dict(c=torch.ones(2, dtype=torch.long), n=3))

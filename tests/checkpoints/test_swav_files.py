@@ -1,13 +1,15 @@
 """Files in the layouts that SwAV's authors published, written here with a small network: loaded, complete or not, looked through, and trained on."""
+from functools import cache
 import numpy as np, pytest, torch
 from torch import nn
 from sslnb.models.create import create_backbone
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
 from sslnb.checkpoints.export import export_backbone, load_backbone
-from sslnb.train.fit import *
+import sslnb.train.fit
 from sslnb.checkpoints.layouts import weights
-from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.train.model import SSLModel
+from sslnb.train.learner import ssl_learner
 from sslnb.methods.swav import SwAV
 from sslnb.app.networks import open_backbone
 from sslnb.checkpoints.released import load_linear, load_official
@@ -17,7 +19,9 @@ from sslnb.checkpoints.swav import to_swav, swav_std
 X = torch.rand(4, 3, 64, 64)
 
 
+@cache
 def made(prototypes=9, bb='resnet18', **kw):
+    "A small network with a head, made once for all tests: none of them changes it."
     torch.manual_seed(0)
     b = create_backbone(bb, size=224)
     m = SSLModel(b, PrototypeHead(b.num_features, **{'dim': 6, 'hidden': 10, **kw}, prototypes=prototypes))

@@ -2,11 +2,15 @@
 import os, socket
 import numpy as np, pytest, torch
 from PIL import Image
-from sslnb.data.file_set import FileSet, from_folder
+from helpers import quiet
+from sslnb.data.file_set import FileSet
+from sslnb.data.folders import from_folder
 from sslnb.data.images import to_8bit
 from sslnb.data.loader import FileLoader, ssl_dls
 from sslnb.data.image_set import ImageSet, from_array
 from sslnb.augment.views import multi_crop
+
+pytestmark = pytest.mark.quick
 
 g = np.random.RandomState(0)
 H, W = 24, 20
@@ -118,7 +122,7 @@ def test_damaged_bytes_never_take_the_process_down(tmp_path):
             hurt = bytearray(data)
             for _ in range(1+k % 6): hurt[g.randint(len(hurt))] = g.randint(256)
             names.append(f'{k}.{ext}'); (tmp_path/names[-1]).write_bytes(hurt)
-    from sslnb.data.file_set import FolderReader
+    from sslnb.data.folders import FolderReader
     s = FileSet(FolderReader(str(tmp_path), names), len(names), names=names, max_bad=1.)
     x = torch.cat(list(s.at(16).batches(64)))
     assert len(x) == len(names) and 0 < len(s.bad) < len(names)
@@ -149,7 +153,7 @@ def test_errors_of_size(tmp_path):
 def test_killed_inside_an_epoch_it_ends_as_if_nothing_had_happened(tmp_path):
     "Views are cut ahead of their time by workers; a run that stops and goes on still sees the same ones, bit by bit."
     from fastai.callback.core import Callback
-    from sslnb.all import OnlineKNN, SelfClassifier, bare, ssl_learner
+    from sslnb.all import SelfClassifier, bare, ssl_learner
     class Stop(Callback):
         order = 91
         def after_batch(self):
@@ -158,9 +162,8 @@ def test_killed_inside_an_epoch_it_ends_as_if_nothing_had_happened(tmp_path):
     for i in range(50): Image.fromarray((g.rand(30+i % 9, 40-i % 7, 3)*255).astype(np.uint8)).save(folder/f'{i}.jpg')
     def learner():
         dls = ssl_dls(folder, bs=12, device='cpu', mean=[.5]*3, std=[.25]*3)
-        learn = ssl_learner(dls, 'conv4', SelfClassifier(classes=[5], hidden=16, queue=24), size=16, views=dict(n_local=1))
-        learn.logger = lambda *a: None
-        return learn
+        method = SelfClassifier(classes=[5], hidden=16, queue=24)
+        return quiet(ssl_learner(dls, 'conv4', method, size=16, views=dict(n_local=1)))
     recipe = dict(opt='adamw', lr=1e-3)
     whole = learner().fit_ssl(2, run=tmp_path/'whole', **recipe)
     with pytest.raises(KeyboardInterrupt): learner().fit_ssl(2, run=tmp_path/'run', every_steps=1, cbs=Stop(), **recipe)

@@ -1,11 +1,14 @@
 "Parity with the official PAWS code: which supports it draws, which labels it keeps without a list, its label matrix."
 from itertools import islice
 import pytest, torch
-from golden_tools import T, families, golden
+from helpers import T, families, golden
 from sslnb.data.labels import coin_labels
-from sslnb.data.supports import Supports, joint_label_rows, official_supports
+from sslnb.data.support_draws import official_supports
+from sslnb.data.supports import Supports, joint_label_rows
 from sslnb.data.loader import ssl_dls
 from sslnb.data.image_set import ImageSet
+
+pytestmark = pytest.mark.quick
 
 d = golden('paws')
 each = lambda name: pytest.mark.parametrize('k', families(d, name))

@@ -4,6 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 
+pytestmark = pytest.mark.quick
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     "Nothing is downloaded here."
@@ -13,7 +15,7 @@ def no_network(monkeypatch):
     monkeypatch.delenv('SSLNB_DATA', raising=False)
 
 def image_sets(*args, **kw):
-    from sslnb.data.sources import image_sets
+    from sslnb.data.image_sets import image_sets
     return image_sets(*args, **kw)
 
 def pictures(root, paths, side=16):
@@ -60,7 +62,7 @@ def test_a_pickle_with_the_wrong_checksum_is_never_opened(cifar10):
     assert 'cifar-10-python.tar.gz' in str(e.value) and 'no network' in str(e.value) and not (root/'opened').exists()
 
 def test_supercifar_from_pickles(tmp_path, monkeypatch):
-    from sslnb.data.sources import CIFAR100_TO_20, CIFAR20
+    from sslnb.data.named_sets import CIFAR100_TO_20, CIFAR20
     from torchvision.datasets import CIFAR100
     d = tmp_path/CIFAR100.base_folder; d.mkdir()
     names = [f'{i:02}' for i in range(100)]
@@ -89,7 +91,7 @@ def test_stl10_with_its_unlabelled_images(tmp_path, monkeypatch):
     assert (len(a), len(b), a.name, a.labelled, b.labelled) == (5, 4, 'stl10_unlabelled', False, True) and (a.images.numpy() == x['unlabeled']).all()
 
 def test_one_process_downloads_and_the_others_wait(tmp_path):
-    from sslnb.data.sources import _fetch
+    from sslnb.data.named_sets import fetch_torchvision
     from sslnb.distributed import rank, run_ranks
     class Slow:
         base_folder, filename, url = 'slow', 'slow.tar.gz', 'https://example.org/slow.tar.gz'
@@ -99,9 +101,9 @@ def test_one_process_downloads_and_the_others_wait(tmp_path):
                 assert rank() == 0
                 time.sleep(.3); (Path(root)/self.base_folder).mkdir()
             self.root = Path(root)
-    def fetch(): return [str(_fetch(Slow, 'slow', tmp_path).root) for _ in range(2)]
+    def fetch(): return [str(fetch_torchvision(Slow, 'slow', tmp_path).root) for _ in range(2)]
     assert run_ranks(fetch, timeout=60) == [[str(tmp_path)]*2]*2
-    with pytest.raises(RuntimeError, match='cannot be downloaded'): run_ranks(lambda: _fetch(Slow, 'slow', tmp_path/'gone'), timeout=60)
+    with pytest.raises(RuntimeError, match='cannot be downloaded'): run_ranks(lambda: fetch_torchvision(Slow, 'slow', tmp_path/'gone'), timeout=60)
 
 # ImageNet and what is cut from it
 
@@ -136,9 +138,9 @@ def test_a_missing_set_says_where_to_put_it(tmp_path, name, words):
     assert words in str(e.value) and str(tmp_path) in str(e.value) and 'SSLNB_DATA' in str(e.value)
 
 def test_names_are_known_without_importing():
-    from sslnb.data.sources import DATASETS
-    from sslnb.app.recipes import keys_of
-    from sslnb.app.runs import known_data
+    from sslnb.data.image_sets import DATASETS
+    from sslnb.run.recipes import keys_of
+    from sslnb.run.run_folder import known_data
     assert known_data() == list(DATASETS)
     assert {'root', 'few'} < keys_of('SelfClassifier').keys()
 

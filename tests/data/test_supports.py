@@ -4,15 +4,18 @@ import numpy as np, pytest, torch
 from PIL import Image
 from safetensors import safe_open
 from torch import nn
+from helpers import quiet, sslnb, stop_at
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
 from sslnb.data.image_set import ImageSet
-from sslnb.data.sources import digits, image_sets
+from sslnb.data.named_sets import digits
+from sslnb.data.image_sets import image_sets
 from sslnb.data.supports import Supports
 from sslnb.distributed import gather
 from sslnb.models.heads import mlp
-from sslnb.train.learner import SSLMethod, ssl_learner
-from sslnb.testing import _StopAt, check_precision, check_processes, check_resume
+from sslnb.train.method import SSLMethod
+from sslnb.train.learner import ssl_learner
+from sslnb.testing import check_precision, check_processes, check_resume
 from sslnb.augment.views import two_views
 
 class Nearest(SSLMethod, register=False):
@@ -49,9 +52,7 @@ def folder(tmp_path):
     return tmp_path
 
 def learner(dls, **kw):
-    learn = ssl_learner(dls, 'conv4', Nearest(3, 2, **kw), size=16, views=dict(flip=0.))
-    learn.logger = lambda *a: None
-    return learn
+    return quiet(ssl_learner(dls, 'conv4', Nearest(3, 2, **kw), size=16, views=dict(flip=0.)))
 
 def test_own_folder_with_one_image_of_a_class(folder):
     dls = ssl_dls(folder, bs=4, device='cpu')
@@ -76,7 +77,7 @@ def test_files_killed_and_resumed(folder, tmp_path_factory):
         dls.train.ds.workers = 1
         return learner(dls).fit_ssl(2, opt='adamw', lr=1e-3, warmup=0, clip=None, **kw)
     run, whole = tmp_path_factory.mktemp('run'), fit()
-    assert fit(run=run, cbs=_StopAt(5)).stopped
+    assert fit(run=run, cbs=stop_at(5)).stopped
     again = fit(run=run, resume=True)
     assert again.recorder.losses == whole.recorder.losses
     for a, b in zip(again.model.state_dict().values(), whole.model.state_dict().values()): assert not torch.is_tensor(a) or torch.equal(a, b)
@@ -115,51 +116,52 @@ def test_every_way_to_say_few(tmp_path):
     kept = lambda seed: image_sets((array, test), few=4, split_seed=seed)[0].labels.tolist()
     assert kept(1) == kept(1) != kept(2)
 
-def test_bad_input_through_the_command_line(folder, capsys):
-    from sslnb.app.cli import main
-    write = lambda name, text: str((folder/name).write_text(text) and folder/name)
-    bee, rest = 'bee0.png,bee\n', 'cat3.png,cat\n'
-    bad = (('--few', write('no_ant.csv', bee+rest), '1 of 3 classes of .* have no labelled image: ant; label some, or leave'),
-           ('--few', write('missing.csv', bee+rest+'dog7.png,cat\n'), 'images in .*missing.csv are not in .*dog7.png; it has'),
-           ('--few', write('dog.csv', bee+rest+'ant0.png,dog\n'), "unknown class in .*dog.csv 'dog'.*ant, bee, cat; or a number from 0 to 2"),
-           ('--few', write('three.csv', bee+rest+'ant0.png,3\n'), "unknown class in .*three.csv '?3'?.*a number from 0 to 2"),
-           ('--few', folder/'none.csv', 'there is no file .*none.csv; expected a list'),
-           ('--labels', 'false', 'PAWS needs labels'),
-           ('--support-classes', 4, '4 classes in a batch of supports, but there are labels for 3; expected 3 or fewer'),
-           ('--support-images', 0, 'expected at least 1'))
-    for key, value, words in bad:
-        argv = ['pretrain', folder, '--method', 'PAWS', '--backbone', 'conv4', '--size', 16, '--bs', 4, '--dim', 16, '--epochs', 1, '--out', folder/'run', key, value]
-        assert main(list(map(str, argv))) == 2, words
-        err = capsys.readouterr().err
-        assert re.search(words, err) and 'Traceback' not in err, err
-        assert not (folder/'run').exists()
+BEE, CAT = 'bee0.png,bee\n', 'cat3.png,cat\n'
 
-def test_a_classifier_grows_out_of_paws(tmp_path):
-    from sslnb.app.classifier import test_classifier as again, train_classifier
-    from sslnb.app.pretrain import build
-    from sslnb.app.recipes import load_recipe, split_recipe
-    from sslnb.app.runs import save_recipe
+@pytest.mark.parametrize('key, value, words', [
+    ('--few', BEE+CAT, '1 of 3 classes of .* have no labelled image: ant; label some, or leave'),
+    ('--few', BEE+CAT+'dog7.png,cat\n', 'images in .*list.csv are not in .*dog7.png; it has'),
+    ('--few', BEE+CAT+'ant0.png,dog\n', "unknown class in .*list.csv 'dog'.*ant, bee, cat; or a number from 0 to 2"),
+    ('--few', BEE+CAT+'ant0.png,3\n', "unknown class in .*list.csv '?3'?.*a number from 0 to 2"),
+    ('--few', None, 'there is no file .*list.csv; expected a list'),
+    ('--labels', 'false', 'PAWS needs labels'),
+    ('--support-classes', 4, '4 classes in a batch of supports, but there are labels for 3; expected 3 or fewer'),
+    ('--support-images', 0, 'expected at least 1')])
+def test_bad_input_through_the_command_line(folder, key, value, words):
+    if key == '--few':
+        if value: (folder/'list.csv').write_text(value)
+        value = folder/'list.csv'
+    small = ['--backbone', 'conv4', '--size', 16, '--bs', 4, '--dim', 16, '--epochs', 1]
+    code, _, err = sslnb('pretrain', folder, '--method', 'PAWS', *small, '--out', folder/'run', key, value)
+    assert code == 2 and re.search(words, err) and 'Traceback' not in err, err
+    assert not (folder/'run').exists()
+
+@pytest.fixture(scope='module')
+def paws_run(tmp_path_factory):
+    "An epoch of PAWS on the digits with four labels of each: the Learner and the folder of its run."
+    from sslnb.run.pretrain import build
+    from sslnb.run.recipes import load_recipe, split_recipe
+    from sslnb.run.run_folder import save_recipe
     learn, flat = build(load_recipe('paws/digits', dict(epochs=1, size=8, bs=256)))
+    run = tmp_path_factory.mktemp('paws')/'run'
+    save_recipe(flat, run/'recipe.yml')
+    return quiet(learn).fit_ssl(run=run, **split_recipe(flat)['fit']), run
+
+def test_a_classifier_grows_out_of_paws(paws_run):
+    from sslnb.app.classifier import test_classifier as again, train_classifier
+    learn, run = paws_run
     assert learn.dls.train.ds.labels.ge(0).sum() == 40
-    learn.logger = lambda *a: None
-    save_recipe(flat, tmp_path/'run'/'recipe.yml')
-    learn.fit_ssl(run=tmp_path/'run', **split_recipe(flat)['fit'])
-    c = train_classifier(tmp_path/'run', finetune=True, few=4, like='paws', epochs=1, progress=False)
+    c = train_classifier(run, finetune=True, few=4, like='paws', epochs=1, progress=False)
     assert again(c.path) == c.scores and c.settings['bs'] == 1024
     with safe_open(c.path/'classifier.safetensors', 'pt') as f: sd = {k: f.get_tensor(k) for k in f.keys()}
     assert torch.equal(sd['fc.fc1.weight'], learn.model.head.fc.fc1.weight) and sd['fc.fc2.weight'].any()      # one step: below zeros there is no gradient yet
     assert sd['fc.fc2.weight'].shape == (10, 64)
 
-def test_suncet_goes_on_from_a_run_of_paws(tmp_path):
+def test_suncet_goes_on_from_a_run_of_paws(paws_run, tmp_path):
     from sslnb.app.networks import open_backbone
-    from sslnb.app.pretrain import build, pretrain
-    from sslnb.app.recipes import load_recipe, split_recipe
-    from sslnb.app.runs import save_recipe
-    learn, flat = build(load_recipe('paws/digits', dict(epochs=1, size=8, bs=256)))
-    learn.logger = lambda *a: None
-    save_recipe(flat, tmp_path/'run'/'recipe.yml')
-    learn.fit_ssl(run=tmp_path/'run', **split_recipe(flat)['fit'])
-    small = dict(recipe='suncet/digits', size=8, init=str(tmp_path/'run'), progress=False)
+    from sslnb.run.pretrain import pretrain
+    learn, run = paws_run
+    small = dict(recipe='suncet/digits', size=8, init=str(run), progress=False)
     still = pretrain(out=tmp_path/'still', epochs=1, lr=0., start_lr=0., final_lr=0., **small)
     assert len(still.learn.dls.train.ds) == 40 and still.learn.dls.train.ds.labels.bincount().tolist() == [4]*10
     for k, v in learn.model.state_dict().items():                           # where it begins, head included; norms stay as they are

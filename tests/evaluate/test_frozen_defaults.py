@@ -7,6 +7,8 @@ from sslnb.evaluate.cluster_scores import cluster_scores
 from sslnb.evaluate.knn import knn_table
 from sslnb.evaluate.report import Features
 
+pytestmark = pytest.mark.quick
+
 FROZEN = dict(knn=0.9833, linear=0.9610, nmi=0.8056, ami=0.7942, ari=0.7054, acc=0.8245, rankme=28.5437, uniformity=-1.1428, std=0.4659)
 KNN = {10: (0.9889, 0.9972), 20: (0.9833, 1.), 100: (0.9499, 1.), 200: (0.9359, 0.9972)}             # top-1, top-5
 SPLIT = dict(nmi=0.8453, ami=0.8354, ari=0.7911, acc=0.9192)

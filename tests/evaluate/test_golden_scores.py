@@ -1,10 +1,12 @@
 "Evaluation against the official Self-Classifier code: kNN, cluster scores and rankings, picture grid, CIFAR-100 superclasses."
 import numpy as np, pytest
-from golden_tools import T, golden, meta
-from sslnb.data.sources import CIFAR100_TO_20
+from helpers import T, golden, meta
+from sslnb.data.named_sets import CIFAR100_TO_20
 from sslnb.evaluate.cluster_scores import class_ranking, cluster_scores, entropy_ranking, match_clusters
 from sslnb.evaluate.knn import knn_table, nearest, knn_votes
 from sslnb.evaluate.figures import image_grid
+
+pytestmark = pytest.mark.quick
 
 @pytest.fixture(scope='module')
 def d(): return golden('self_classifier')

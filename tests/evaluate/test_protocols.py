@@ -1,8 +1,9 @@
 """Evaluation in several processes, and against files that do not come with the library.
 
-    SSLNB_BREEDS=FOLDER python -m pytest tests/test_evaluation.py      # FOLDER holds the three files of BREEDS"""
-import os
+    SSLNB_BREEDS=FOLDER python -m pytest tests/evaluate/test_protocols.py      # FOLDER holds the three files of BREEDS"""
+import os, subprocess, sys
 import pytest, torch
+from helpers import quiet
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
 from sslnb.distributed import equal_state, run_ranks
@@ -23,7 +24,7 @@ def classifier(frozen):
     learn.model.double(); learn.model.head.double()
     one = lambda *a, **k: [v.double() for v in make(*a, **k)]
     learn.views = type('Double', (), dict(__call__=lambda self, *a, **k: one(*a, **k), augs=make.augs, n_views=1))()
-    learn.logger = lambda *a: None
+    quiet(learn)
     learn.dls.train.start = len(learn.dls.train)-6
     learn.fit_ssl(1, opt='sgd', lr=1., wd=0., momentum=.9)
     state = {k: v.numpy() for k, v in bare(learn.model).state_dict().items() if torch.is_tensor(v)}
@@ -71,3 +72,10 @@ def test_breeds():
     assert sets == dict(entity13=(13, 771, 260), entity30=(30, 639, 240), living17=(17, 223, 68), nonliving26=(26, 157, 104))
     m, _ = breeds(h, 'living17', balanced=True)
     assert [(m == k).nonzero().flatten().tolist() for k in (0, 1, 2, 8, 9)] == [[26, 27, 28, 29], [33, 34, 35, 37], [38, 41, 44, 47], [154, 157, 163, 257], [269, 270, 271, 272]]
+
+def test_verbs_are_there_whatever_is_imported():
+    "`Features` gets its verbs from many modules, the Learner its `fit_ssl` from train.fit; one import is enough for each."
+    code = ("from sslnb.evaluate.features import Features; from sslnb.train.learner import SSLLearner; "
+            "verbs = 'knn linear kmeans cluster scores report retrieval show_map show_classes show_prototypes'.split(); "
+            "assert all(hasattr(Features, v) for v in verbs) and hasattr(SSLLearner, 'fit_ssl')")
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)

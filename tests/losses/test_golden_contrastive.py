@@ -1,12 +1,14 @@
 """Contrastive losses beside the official code: NT-Xent in its three forms, the supervised contrast in all its variants, SuNCEt; one process and two."""
 from ast import literal_eval
 import numpy as np, pytest, torch
-from golden_tools import T, families, fill_hash, golden
+from helpers import T, families, fill_hash, golden
 from sslnb.models.small import Conv4
 from sslnb.losses.contrastive import nt_xent, selfcon_loss, sup_con, suncet
 from sslnb.distributed import local, rank, run_ranks
-from sslnb.train.learner import SSLModel
+from sslnb.train.model import SSLModel
 from sslnb.methods.simclr import SimCLR
+
+pytestmark = pytest.mark.quick
 
 R,P,S = golden('relational'),golden('paws'),golden('selfcon')
 

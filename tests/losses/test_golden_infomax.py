@@ -3,10 +3,12 @@
 Every family of README-relational.md that begins with `dim`, and `step/deepinfomax`.
 """
 import numpy as np, pytest, torch
-from golden_tools import T, families, fill_hash, golden
+from helpers import T, families, fill_hash, golden
 from sslnb.models.create import create_backbone
-from sslnb.train.learner import SSLModel
-from sslnb.methods.deepinfomax import DeepInfoMaxHead
+from sslnb.train.model import SSLModel
+from sslnb.losses.infomax import DeepInfoMaxHead
+
+pytestmark = pytest.mark.quick
 
 D = golden('relational')
 SEED = int(D['meta/fill_seed'])

@@ -1,25 +1,26 @@
 """Relational reasoning beside the official code: pairs, focal loss, head, three steps of training, learning rates, accuracy.
 
-Other families of README-relational.md: bb (test_golden_backbones.py), ntxent and step/simclr (test_golden_contrast.py), dim and step/deepinfomax (test_golden_relational_infomax.py).
+Other families of README-relational.md: bb (models/test_golden_backbones.py), ntxent and step/simclr (losses/test_golden_contrastive.py), dim and step/deepinfomax (losses/test_golden_infomax.py).
 """
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from torch import nn
 from torch.nn import functional as F
-from golden_tools import T, families, fill_hash, golden
+from helpers import T, close, families, fill_hash, golden
 from sslnb.models.create import create_backbone
 from sslnb.data.image_set import ImageSet
 from sslnb.evaluate.linear_protocol import top_accuracy
-from sslnb.train.fit import RECIPE, check_recipe, schedule
-from sslnb.train.learner import SSLModel
+from sslnb.train.schedule import RECIPE, check_recipe, schedule
+from sslnb.train.model import SSLModel
 from sslnb.methods.relation_net import RelationNet
-from sslnb.app.recipes import load_recipe
+from sslnb.run.recipes import load_recipe
 from sslnb.losses.relation import AGGREGATIONS, RelationHead, focal_loss, pair_accuracy, relation_pairs
 from sslnb.augment.views import k_views
 
+pytestmark = pytest.mark.quick
+
 D = golden('relational')
 SEED = int(D['meta/fill_seed'])
-close = lambda got,want,rtol,atol=0.: np.testing.assert_allclose(np.asarray(got.detach() if torch.is_tensor(got) else got), want, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize('case', families(D, 'agg'))

@@ -1,20 +1,21 @@
 """The losses of PAWS beside the official code.
 
-Other families of README-paws.md: models, optim, sched (test_golden_paws_networks.py).
+Other families of README-paws.md: models, optim, sched (models/test_golden_paws_networks.py).
 """
 import ast
-import numpy as np, pytest, torch
-from golden_tools import T, families, golden
+import numpy as np, pytest
+from helpers import T, families, golden, near
 from sslnb.distributed import rank, run_ranks
 from sslnb.losses.soft_neighbours import crop_targets, paws_loss, sharpen, soft_neighbours
+
+pytestmark = pytest.mark.quick
 
 D = golden('paws')
 
 
 def close(got, key, f64=1e-9, f32=5e-5):
     "Within a share of the array's maximum."
-    want = D[key]
-    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=(f64 if want.dtype == np.float64 else f32)*max(np.abs(want).max(), 1e-30), err_msg=key)
+    near(got, D[key], f64 if D[key].dtype == np.float64 else f32, key)
 
 
 @pytest.mark.parametrize('p', [f'snn/{k}/{i}' for k in families(D, 'snn') for i in families(D, f'snn/{k}')])

@@ -1,32 +1,29 @@
 """RotNet, DeepCluster, the linear protocol, fine-tuning and training with labels beside the official code.
 
-Every family of README-relational.md that begins with `rot`, `dc` or `lr`, `acc`, and `step/rotationnet`, `step/standard_*`."""
+Every family of README-relational.md that begins with `dc` or `lr`, `acc`, and `step/rotationnet`, `step/standard_*`."""
 from functools import cache
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from golden_tools import T, families, fill_hash, golden
+from helpers import T, fill_hash, golden
 from sslnb.models.create import create_backbone
 from sslnb.data.loader import ssl_dls
 from sslnb.data.image_set import ImageSet
 from sslnb.evaluate.finetune import FINETUNE_LIKE
 from sslnb.evaluate.linear_protocol import LINEAR_LIKE, LinearProtocol, StaysInEval, top_accuracy
-from sslnb.train.fit import check_recipe, schedule
-from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.train.schedule import check_recipe, schedule
+from sslnb.train.model import SSLModel
+from sslnb.train.learner import ssl_learner
 from sslnb.methods.rotnet import RotNet
 from sslnb.methods.supervised import Supervised
-from sslnb.methods.pseudo_labels import balanced_order, cluster_labels, cluster_weights, whiten, wrapped_pixels
+from sslnb.losses.classification import cluster_weights
+from sslnb.methods.pseudo_labels import balanced_order, cluster_labels, whiten, wrapped_pixels
 from sslnb.augment.views import rotations
+
+pytestmark = pytest.mark.quick
 
 D = golden('relational')
 SEED = int(D['meta/fill_seed'])
-
-
-def test_rotations():
-    x = T(D['rot/images'])
-    views = rotations(x.shape[-1], scale=(1.,1.), ratio=(1.,1.), flip=0.)
-    np.testing.assert_allclose(torch.cat(views(x)).numpy(), D['rot/out'], atol=1e-6)
-    np.testing.assert_array_equal(views.labels(len(x)).numpy(), D['rot/targets'])
 
 
 # DeepCluster

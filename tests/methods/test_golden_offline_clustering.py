@@ -5,13 +5,15 @@ The official memory bank is positional, one part a process; ours is indexed by i
 from types import SimpleNamespace
 import numpy as np, pytest, torch
 from torch import nn
-from golden_tools import T, golden, meta
+from helpers import T, golden, meta
 from sslnb.models.memory_bank import from_official_banks, to_official_banks
 from sslnb.distributed import rank, run_ranks
 from sslnb.losses.kmeans import spherical_kmeans
-from sslnb.train.learner import SSLModel
+from sslnb.train.model import SSLModel
 from sslnb.methods.deepcluster_v2 import DeepClusterV2
 from sslnb.methods.sela_v2 import sinkhorn_labels
+
+pytestmark = pytest.mark.quick
 
 D = golden('swav')
 M = meta(D)

@@ -1,10 +1,10 @@
 """Whole steps of PAWS and SimCLR+CT beside the official code, in float64: network, heads, loss, LARS, schedule."""
 from ast import literal_eval
 import numpy as np, pytest, torch
-from golden_tools import families, fill_slots, golden, hash_images
+from helpers import families, fill_slots, golden, hash_images
 from sslnb.models.create import create_backbone
 from sslnb.data.supports import label_rows
-from sslnb.train.learner import SSLModel
+from sslnb.train.model import SSLModel
 from sslnb.methods.paws import PAWS
 from sslnb.methods.simclr_ct import SimCLRCT
 from sslnb.train.optim import make_opt, param_groups, warmup_cosine

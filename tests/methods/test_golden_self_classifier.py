@@ -1,17 +1,21 @@
 """Self-Classifier, both versions, beside the official code: losses, models, queue, layout.
 
-Families of README-self-classifier.md that are tested elsewhere: schedule, epoch_schedule, param_groups, clip (test_golden_optim.py); mlp, vit,
-resnet18_cifar (test_golden_backbones.py); knn, cluster_*, class_entropy_v1, grid, cifar100_to_20 (test_golden_evaluate.py).
+Families of README-self-classifier.md that are tested elsewhere: schedule, epoch_schedule, param_groups, clip (train/test_golden_optim.py); mlp, vit,
+resnet18_cifar (models/test_golden_backbones.py); knn, cluster_*, class_entropy_v1, grid, cifar100_to_20 (evaluate/test_golden_scores.py).
 """
 import numpy as np, pytest, torch
 from torch import nn
 from torchvision.models import resnet50
-from golden_tools import T, fill_normal, golden, layout, meta, shapes
+from helpers import T, fill_normal, golden, layout, meta
 from sslnb.distributed import rank, run_ranks
-from sslnb.train.learner import SSLModel
+from sslnb.train.model import SSLModel
 from sslnb.models.embedding_queue import Queue, nearest_other
-from sslnb.methods.self_classifier import SelfClassifierHead, from_official, self_classifier_loss, to_official
-from sslnb.methods.self_classifier_v1 import SelfClassifierV1Head, from_official_v1, orthogonal, self_classifier_v1_loss, to_official_v1
+from sslnb.checkpoints.self_classifier import from_official, from_official_v1, to_official, to_official_v1
+from sslnb.models.self_classifier_heads import SelfClassifierHead, SelfClassifierV1Head, orthogonal
+from sslnb.methods.self_classifier import self_classifier_loss
+from sslnb.methods.self_classifier_v1 import self_classifier_v1_loss
+
+pytestmark = pytest.mark.quick
 
 D = golden('self_classifier')
 M = meta(D)

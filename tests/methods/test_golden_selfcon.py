@@ -1,17 +1,17 @@
 """SelfCon's training beside the official code: steps of every method, one-stage training, distillation, schedules.
 
-Where each family of README-selfcon.md is tested: con, switch in test_golden_contrast.py; net, val, x32, x64 in test_golden_selfcon_networks.py; kl, lr, acc, step here.
+Where each family of README-selfcon.md is tested: con, switch in losses/test_golden_contrastive.py; net, val, x32, x64 in models/test_golden_selfcon_networks.py; kl, lr, acc, step here.
 """
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from golden_tools import T, families, fill_hash, golden
-from test_golden_selfcon_networks import Official
+from helpers import SelfConOfficial, T, close, families, fill_hash, golden
 from sslnb.models.create import create_backbone
 from sslnb.models.exit_heads import ContrastHead
-from sslnb.train.fit import check_recipe, schedule
-from sslnb.train.learner import SSLModel
-from sslnb.methods.one_stage import OneStage, OneStageHead, distillation
+from sslnb.train.schedule import check_recipe, schedule
+from sslnb.train.model import SSLModel
+from sslnb.losses.classification import distillation
+from sslnb.methods.one_stage import OneStage, OneStageHead
 from sslnb.methods.selfcon import SelfCon
 from sslnb.methods.supcon import Con, SupCon
 from sslnb.evaluate.measures import top_hits
@@ -21,9 +21,6 @@ S0 = int(D['meta/fill_seed'])
 LR, MOMENTUM, WD = D['step/lr_mom_wd'].tolist()
 X, X2, Y = T(D['step/x']).double(), T(D['step/x2']).double(), T(D['step/labels'])
 batch = dict(y=Y)
-
-
-def close(a, b, tol): assert abs(a-b) <= tol*abs(b), (a, b)
 
 
 @pytest.mark.parametrize('case', families(D, 'kl'))
@@ -90,7 +87,7 @@ def test_contrastive_steps(case):
     def make():
         bb = resnet(exits)
         model = SSLModel(bb, ContrastHead(bb.num_features, int(exits)))
-        fill_hash(Official(model), S0, var_lo=2.)
+        fill_hash(SelfConOfficial(model), S0, var_lo=2.)
         return model, lambda m: (method.loss(m(views, batch)['out'], batch), None)
     steps(make, D[f'step/{case}/loss'])
 
@@ -99,7 +96,7 @@ def test_contrastive_steps(case):
 def test_linear_steps(case):
     bb = resnet(True)
     model = SSLModel(bb, ContrastHead(bb.num_features, 1))
-    fill_hash(Official(model), S0, var_lo=2.)
+    fill_hash(SelfConOfficial(model), S0, var_lo=2.)
     with torch.no_grad(): f = bb.double().eval()(X)
     f = f['exits'][-1] if case.endswith('sub') else f['out']
     def make():
@@ -115,10 +112,10 @@ class OneStageOfficial(nn.Module):
     def state_dict(self):
         main = self.m[0].head.classifiers.main
         own = {'classifiers.exits.0.weight': main.weight, 'classifiers.exits.0.bias': main.bias, **self.m[0].head.state_dict()}
-        bb = {k: v for k, v in Official(SSLModel(self.m[0].backbone, nn.Identity())).state_dict().items()}
+        bb = {k: v for k, v in SelfConOfficial(SSLModel(self.m[0].backbone, nn.Identity())).state_dict().items()}
         return {**bb, **{'head.'+k: own[k] for p in self.order for k in own if k.startswith(p)}}
     def load_state_dict(self, sd):
-        Official(SSLModel(self.m[0].backbone, nn.Identity())).load_state_dict({k: v for k, v in sd.items() if not k.startswith('head.')})
+        SelfConOfficial(SSLModel(self.m[0].backbone, nn.Identity())).load_state_dict({k: v for k, v in sd.items() if not k.startswith('head.')})
         self.m[0].head.load_state_dict({k[5:]: v for k, v in sd.items() if k.startswith('head.')}, strict=False)
 
 

@@ -1,17 +1,20 @@
 """SwAV beside the official code: Sinkhorn in one and two processes, one step, training with and without the queue; SeLa's labels.
 
-Families of README-swav.md that are tested elsewhere: larc_*, schedule (test_golden_optim.py); dc_* (test_golden_swav_offline.py); resnet_*, layout, accuracy (test_golden_swav_networks.py).
+Families of README-swav.md that are tested elsewhere: larc_*, schedule (train/test_golden_optim.py); dc_* (methods/test_golden_offline_clustering.py); resnet_*, layout, accuracy (models/test_golden_swav_networks.py).
 """
 import numpy as np, pytest, torch
 from torch import nn
 from fastai.callback.core import Callback
-from golden_tools import T, families, golden, meta
+from helpers import T, families, golden, meta
 from sslnb.distributed import rank, run_ranks
-from sslnb.train.fit import check_recipe
-from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.train.schedule import check_recipe
+from sslnb.train.model import SSLModel
+from sslnb.train.learner import ssl_learner
 from sslnb.data.loader import ssl_dls
 from sslnb.methods.swav import SwAV, SwAVHead, swav_loss
 from sslnb.losses.sinkhorn import hard_codes, sinkhorn
+
+pytestmark = pytest.mark.quick
 
 D = golden('swav')
 M = meta(D)

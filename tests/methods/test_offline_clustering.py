@@ -1,7 +1,9 @@
 """DeepCluster-v2 and SeLa-v2 in the cases that their notebooks have no room for: stopped and taken up again, settings that cannot be, images in files."""
+from functools import cache
 import pytest, torch
 from PIL import Image
 from fastai.callback.core import Callback
+from helpers import quiet, same_state, stop_at
 from sslnb.all import *
 
 BOTH = pytest.mark.parametrize('cls', (DeepClusterV2, SeLaV2))
@@ -10,35 +12,24 @@ a,b = digits()
 
 
 def make(cls, n=200, bs=40, data=None, **kw):
-    learn = ssl_learner(ssl_dls(data or (a.subset(range(n)),b.subset(range(50))), bs=bs, device='cpu'), 'conv4', cls(**{**cls.tiny, **kw}), views=cls.tiny_views)
-    learn.logger = lambda *_: None
-    return learn
+    return quiet(ssl_learner(ssl_dls(data or (a.subset(range(n)),b.subset(range(50))), bs=bs, device='cpu'), 'conv4', cls(**{**cls.tiny, **kw}), views=cls.tiny_views))
 
 
-class StopAt(Callback):
-    "Stop as a signal would, when so many steps are done."
-    order = 89
-    def __init__(self, step): self.at = step
-    def after_batch(self):
-        if self.learn.model.step+1==self.at: self.learn.checkpoint.stop = True
+def same(x, y): same_state(*({k:v for k,v in l.model.state_dict().items() if torch.is_tensor(v)} for l in (x,y)))
 
 
-def same(x, y):
-    x,y = x.model.state_dict(),y.model.state_dict()
-    assert list(x)==list(y)
-    for k in x: assert not torch.is_tensor(x[k]) or torch.equal(x[k], y[k]), k
-
+@cache
+def never_stopped(cls): return make(cls, n=120).fit_ssl(3, **FIT)
 
 @BOTH
-def test_stopped_anywhere_and_taken_up_again(cls, tmp_path):
+@pytest.mark.parametrize('stops', ([1], [5], [6], [2,7]), ids=str)
+def test_stopped_anywhere_and_taken_up_again(cls, tmp_path, stops):
     "Three steps an epoch: after the first step, inside the second epoch, at its end, and twice."
-    whole = make(cls, n=120).fit_ssl(3, **FIT)
-    for i,stops in enumerate(([1], [5], [6], [2,7])):
-        for k,stop in enumerate(stops):
-            assert make(cls, n=120).fit_ssl(3, **FIT, run=tmp_path/str(i), resume=k>0, cbs=StopAt(stop)).stopped
-        again = make(cls, n=120).fit_ssl(3, **FIT, run=tmp_path/str(i), resume=True)
-        same(whole, again)
-        assert whole.recorder.losses==again.recorder.losses
+    for k,stop in enumerate(stops):
+        assert make(cls, n=120).fit_ssl(3, **FIT, run=tmp_path, resume=k>0, cbs=stop_at(stop)).stopped
+    again = make(cls, n=120).fit_ssl(3, **FIT, run=tmp_path, resume=True)
+    same(never_stopped(cls), again)
+    assert never_stopped(cls).recorder.losses==again.recorder.losses
 
 
 @BOTH
@@ -90,29 +81,36 @@ def test_prototypes_of_sela_wait_then_learn(frozen):
     assert moved==[k>5*frozen for k in range(15)]
 
 
+BAD = ((dict(n_prototypes=(10,201)), '201 clusters of 200 images'), (dict(n_prototypes=[1]), 'at least 2'),
+       (dict(n_prototypes=[]), 'at least 2'), (dict(temp=0.), 'above 0'), (dict(assign_crops=()), 'such as'), (dict(assign_crops=(-1,)), 'such as'))
+
+@pytest.mark.parametrize('cls,kw,words', (
+    *((c, *bad) for c in (DeepClusterV2, SeLaV2) for bad in BAD), (DeepClusterV2, dict(kmeans_iters=-1), 'expected'),
+    (SeLaV2, dict(eps=0.), 'expected'), (SeLaV2, dict(max_iters=0), 'expected')))
+def test_bad_settings(cls, kw, words):
+    with pytest.raises(ValueError, match=words): make(cls, **kw)
+
+
 @BOTH
-def test_bad_settings(cls):
-    for kw,words in ((dict(n_prototypes=(10,201)), '201 clusters of 200 images'), (dict(n_prototypes=[1]), 'at least 2'), (dict(n_prototypes=[]), 'at least 2'), (dict(temp=0.), 'above 0'),
-                     (dict(assign_crops=()), 'such as'), (dict(assign_crops=(-1,)), 'such as')):
-        with pytest.raises(ValueError, match=words): make(cls, **kw)
+def test_views_that_are_not_there(cls):
     with pytest.raises(ValueError, match='there are 4 views'): make(cls, assign_crops=(0,4)).fit_ssl(1, **FIT)
-    for kw in (dict(eps=0.), dict(max_iters=0)) if cls is SeLaV2 else (dict(kmeans_iters=-1),):
-        with pytest.raises(ValueError, match='expected'): make(cls, **kw)
 
 
 @BOTH
-def test_other_settings(cls):
-    for kw in (dict(n_prototypes=[7]), dict(n_prototypes=12, hidden=0), dict(n_prototypes=(5,9), assign_crops=(1,)), dict(n_prototypes=(5,9,3,4), assign_crops=(0,1,2), bn=False), dict(n_prototypes=[200])):
-        learn = make(cls, **kw).fit_ssl(2, **FIT)
-        assert all(map(np.isfinite, learn.recorder.losses)), kw
-        assert len(learn.model.head.bank.rows)==len(kw.get('assign_crops', (0,1))), kw
-        assert clusters(learn, b.subset(range(50)).images).max()<learn.method.sizes[0]
+@pytest.mark.parametrize('kw', (
+    dict(n_prototypes=[7]), dict(n_prototypes=12, hidden=0), dict(n_prototypes=(5,9), assign_crops=(1,)),
+    dict(n_prototypes=(5,9,3,4), assign_crops=(0,1,2), bn=False), dict(n_prototypes=[200])), ids=str)
+def test_other_settings(cls, kw):
+    learn = make(cls, **kw).fit_ssl(2, **FIT)
+    assert all(map(np.isfinite, learn.recorder.losses))
+    assert len(learn.model.head.bank.rows)==len(kw.get('assign_crops', (0,1)))
+    assert clusters(learn, b.subset(range(50)).images).max()<learn.method.sizes[0]
 
 
-def test_tiny_eps_gives_no_nan():
-    for eps in (1e-3, 1e-6):
-        learn = make(SeLaV2, eps=eps).fit_ssl(1, **FIT)
-        assert all(map(np.isfinite, learn.recorder.losses)) and learn.model.head.labels.min()>=0
+@pytest.mark.parametrize('eps', (1e-3, 1e-6))
+def test_tiny_eps_gives_no_nan(eps):
+    learn = make(SeLaV2, eps=eps).fit_ssl(1, **FIT)
+    assert all(map(np.isfinite, learn.recorder.losses)) and learn.model.head.labels.min()>=0
 
 
 @BOTH
@@ -122,8 +120,7 @@ def test_images_in_files(cls, tmp_path):
     dls = ssl_dls(tmp_path, bs=16, device='cpu')
     for i in (40,60): (f:=tmp_path/f'{i:03}.png').write_bytes(f.read_bytes()[:-30])
     learn = ssl_learner(dls, 'conv4', cls(**cls.tiny), views=cls.tiny_views, size=16)
-    learn.logger = lambda *_: None
-    learn.fit_ssl(3, **FIT)
+    quiet(learn).fit_ssl(3, **FIT)
     h,bad = learn.model.head,sorted(dls.train.ds.bad)
     assert bad and (~h.bank.seen).nonzero().flatten().tolist()==bad
     assert all(map(np.isfinite, learn.recorder.losses)) and (h.labels[:,h.bank.seen]>=0).all() and (h.labels[:,bad]==-100).all()

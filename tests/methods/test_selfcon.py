@@ -1,11 +1,10 @@
 """SelfCon, SupCon and one-stage training on batches at the edge, with bad settings, and from the command line."""
 import pytest, torch
-from sslnb.models.create import create_backbone
 from sslnb.models.exits import n_exits
 from sslnb.app.cli import main
 from sslnb.data.loader import ssl_dls
 import sslnb.train.fit
-from sslnb.train.learner import SSLModel, ssl_learner
+from sslnb.train.learner import ssl_learner
 from sslnb.methods.one_stage import OneStage
 from sslnb.methods.selfcon import SelfCon
 from sslnb.methods.supcon import Con, SupCon

@@ -1,6 +1,7 @@
 "SwAV in the cases that its notebook has no room for: the queue and a kill, bad settings, tiny eps, several crops, hard codes; and no NaN in the weights."
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
+from helpers import quiet, same_state, stop_at
 from sslnb.all import *
 from sslnb.methods.swav import SwAVHead
 
@@ -10,23 +11,9 @@ BS,N = 64,328                                           # 5 steps an epoch
 def tiny(views=None, bs=BS, **kw):
     a,b = digits()
     dls = ssl_dls((a.subset(range(N)),b), bs=bs, device='cpu')
-    learn = ssl_learner(dls, 'conv4', SwAV(**{'hidden':32, 'dim':16, **kw}), views={**SwAV.tiny_views, **(views or {})})
-    learn.logger = lambda *a: None
-    return learn
+    return quiet(ssl_learner(dls, 'conv4', SwAV(**{'hidden':32, 'dim':16, **kw}), views={**SwAV.tiny_views, **(views or {})}))
 
 FIT = dict(opt='larc', lr=.3, lr_rule='none', warmup=0, start_lr=0., final_lr=.01)
-
-
-class StopAt(Callback):
-    order = 89
-    def __init__(self, step): self.at = step
-    def after_batch(self):
-        if self.learn.model.step+1==self.at: self.learn.checkpoint.stop = True
-
-
-def same(a, b):
-    assert a.keys()==b.keys()
-    for k,v in a.items(): assert torch.equal(v, b[k]) if torch.is_tensor(v) else v==b[k], k
 
 
 @pytest.mark.parametrize('stop', (8, 10, 13, 17))      # while the queue fills, as it gets full at the end of an epoch, in its use, later
@@ -40,13 +27,13 @@ def test_killed_with_a_queue_and_resumed_is_never_stopped(tmp_path, stop):
             seen.append((h.queues[0].full, h.prototypes.weight.grad is None))
     whole.fit_ssl(4, **FIT, cbs=Watch())
     assert [f for f,_ in seen]==[False]*10+[True]*10 and [g for _,g in seen]==[True]*8+[False]*12
-    part = tiny(**kw).fit_ssl(4, **FIT, run=tmp_path, cbs=StopAt(stop))
+    part = tiny(**kw).fit_ssl(4, **FIT, run=tmp_path, cbs=stop_at(stop))
     assert part.stopped and part.model.step==stop
     state = load_file(tmp_path/'checkpoint.pt')['model']
-    same({k:v for k,v in part.model.state_dict().items() if torch.is_tensor(v)}, {k:v for k,v in state.items() if torch.is_tensor(v)})
+    same_state({k:v for k,v in part.model.state_dict().items() if torch.is_tensor(v)}, {k:v for k,v in state.items() if torch.is_tensor(v)})
     assert {'head.queues.0.rows','head.queues.1.state','head.prototypes.weight'}<=set(state)
     again = tiny(**kw).fit_ssl(4, **FIT, run=tmp_path, resume=True)
-    same(whole.model.state_dict(), again.model.state_dict())
+    same_state(whole.model.state_dict(), again.model.state_dict())
     assert whole.recorder.losses==again.recorder.losses
 
 

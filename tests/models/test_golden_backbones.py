@@ -1,14 +1,14 @@
 "Backbones and heads against the numbers of the official code."
 import re, subprocess, sys
-from pathlib import Path
-import numpy as np, pytest, torch
-from golden_tools import T, families, fill_hash, fill_normal, golden, layout, meta, shapes
+import pytest, torch
+import helpers
+from helpers import T, families, fill_hash, fill_normal, golden, layout, meta, shapes
 from sslnb.models.create import create_backbone
 from sslnb.models.small import resnet18_cifar, vit
 from sslnb.models.heads import ProjectionMLP, wn_to_new, wn_to_old
 
 VAR = dict(conv4=0.5)      # lowest running variance of the fill; 2 for every ResNet
-close = lambda got,want,rtol=1e-3,atol=1e-4: np.testing.assert_allclose(got.detach(), want, rtol=rtol, atol=atol)
+def close(got, want, rtol=1e-3, atol=1e-4): helpers.close(got, want, rtol, atol)
 
 @pytest.mark.parametrize('name', families(golden('relational'), 'bb'))
 def test_relational_backbones(name):
@@ -76,4 +76,4 @@ def test_nothing_heavy_is_imported():
 from sslnb.models.create import *
 create_backbone('conv4', size=32); assert 'torchvision' not in sys.modules
 create_backbone('resnet18', size=32); backbones(); assert 'timm' not in sys.modules"""
-    subprocess.run([sys.executable,'-c',code], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable,'-c',code], check=True, cwd=helpers.root)

@@ -1,14 +1,14 @@
 """The networks, optimisers and schedules of PAWS beside the official code.
 
-Other families of README-paws.md: the losses (test_golden_paws.py).
+Other families of README-paws.md: the losses (losses/test_golden_soft_neighbours.py).
 """
 import numpy as np, pytest, torch
 from torch import nn
-from golden_tools import T, families, fill_slots, golden, hash_images
+from helpers import T, families, fill_slots, golden, hash_images, near
 from sslnb.models.create import create_backbone
 from sslnb.models.wide_resnet import wide_resnets
 from sslnb.checkpoints.layouts import backbone_of, recognise, weights
-from sslnb.train.learner import SSLModel
+from sslnb.train.model import SSLModel
 from sslnb.train.optim import LARSInside, make_opt, param_groups, warmup_cosine
 from sslnb.models.paws_head import PAWSHead
 from sslnb.checkpoints.paws import to_paws
@@ -18,10 +18,7 @@ D = golden('paws')
 NETS = families(D, 'models')
 
 
-def close(got, key, tol):
-    "Within a share of the array's maximum."
-    want = D[key]
-    np.testing.assert_allclose(got.detach().numpy(), want, rtol=0, atol=tol*max(np.abs(want).max(), 1e-30), err_msg=key)
+def close(got, key, tol): near(got, D[key], tol, key)
 
 
 def layout_of(name):

@@ -4,12 +4,12 @@ The other families of README-selfcon.md are tests of the losses and of training.
 """
 import argparse
 import numpy as np, pytest, torch
-from torch import nn
-from golden_tools import T, families, fill_hash, golden
+import helpers
+from helpers import SelfConOfficial, T, families, fill_hash, golden
 from sslnb.models.create import create_backbone
 from sslnb.models.exit_heads import ContrastHead, ExitClassifiers, mean_logits, vgg_classifier
 from sslnb.checkpoints.layouts import recognise
-from sslnb.train.learner import SSLModel
+from sslnb.train.model import SSLModel
 from sslnb.checkpoints.released import load_official
 from sslnb.checkpoints.selfcon import from_selfcon, to_selfcon
 
@@ -17,7 +17,7 @@ D = golden('selfcon')
 S0 = int(D['meta/fill_seed'])
 NETS = families(D, 'net')
 SIDE = {'resnet18_same_010': 64, 'wrn_16_8_small_10': 64}
-close = lambda got, want: np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-3, atol=1e-4)
+def close(got, want): helpers.close(got, want, 1e-3, 1e-4)
 count = lambda m: sum(p.numel() for p in m.parameters())
 
 
@@ -39,20 +39,13 @@ def build(key):
     return SSLModel(bb, ContrastHead(bb.num_features, n_exits=sum(settings(key)['exits'] or [])))
 
 
-class Official(nn.Module):
-    "A model under the official names and in their order, for the fill."
-    def __init__(self, m): super().__init__(); self.m = [m]
-    def state_dict(self): return to_selfcon(self.m[0].state_dict())
-    def load_state_dict(self, sd): self.m[0].load_state_dict({**from_selfcon(sd), '_extra_state': self.m[0].get_extra_state()})
-
-
 @pytest.mark.parametrize('key', NETS)
 @torch.no_grad()
 def test_network(key):
     d = {k.split('/')[2]: v for k, v in D.items() if k.startswith(f'net/{key}/')}
     m = build(key).eval()
     assert (count(m), len(to_selfcon(m.state_dict()))) == (int(d['n_params']), int(d['n_entries']))
-    fill_hash(Official(m), S0, var_lo=float(d['var_lo']))
+    fill_hash(SelfConOfficial(m), S0, var_lo=float(d['var_lo']))
     out = m([T(D[f"x{settings(key)['size']}"])], dict(y=None, idx=None))
     f, z = m.backbone(T(D[f"x{settings(key)['size']}"])), out['out']
     close(out['features'][0], d['feat'])
@@ -80,7 +73,7 @@ def test_counts():
 def test_classifiers():
     bb = create_backbone('resnet18', size=32, exits=[False, True, False]).eval()
     m = SSLModel(bb, ContrastHead(512, n_exits=1))
-    enc = Official(m)
+    enc = SelfConOfficial(m)
     enc.state_dict = lambda: {k: v for k, v in to_selfcon(m.state_dict()).items() if k.startswith('encoder.')}
     enc.load_state_dict = lambda sd: m.load_state_dict({**m.state_dict(), **from_selfcon(sd)})
     fill_hash(enc, S0, var_lo=2.)

@@ -1,20 +1,23 @@
 """The networks of SwAV, DeepCluster-v2 and SeLa-v2 beside the official code: backbone, head and prototypes in one, every released layout, accuracy.
 
-The other families of README-swav.md are in test_golden_swav.py and test_golden_optim.py.
+The other families of README-swav.md are in methods/test_golden_swav.py and train/test_golden_optim.py.
 """
 from types import SimpleNamespace as S
-import numpy as np, pytest, torch
+import pytest, torch
 from torch import nn
-from golden_tools import T, families, fill_normal, golden, layout, meta, shapes
+from helpers import T, families, fill_normal, golden, layout, meta, near, shapes
 from sslnb.models.resnet import feature_map, resnet
 from sslnb.models.create import create_backbone
 from sslnb.data.image_set import ImageSet
 from sslnb.evaluate.linear_protocol import top_accuracy
 from sslnb.checkpoints.layouts import backbone_of, recognise, weights
-from sslnb.train.learner import SSLModel, methods
+from sslnb.train.method import methods
+from sslnb.train.model import SSLModel
 from sslnb.models.prototypes import PrototypeHead
 from sslnb.checkpoints.swav import from_swav, to_swav
 from sslnb.augment.views import two_views
+
+pytestmark = pytest.mark.quick
 
 D = golden('swav')
 M = meta(D)
@@ -24,7 +27,7 @@ NETS = [n for n in ('resnet_single', 'resnet_multi') if f'{n}/keys' in D]
 
 def close(got, want, share=1e-5):
     "Within a share of the largest number. Ours is in float64, so that what is left is the rounding of the official float32: in training mode, with batch norm over few rows, up to 3e-5."
-    np.testing.assert_allclose(got.detach().numpy(), want, rtol=0, atol=share*np.abs(want).max())
+    near(got, want, share)
 
 
 def filled(m):

@@ -4,11 +4,12 @@ A small copy has 96 random images, a small network, few classes, units and local
 but one run in fp32: a CPU takes ten times as long for half precision, and the scaler of the gradients leaves out the first steps until it has found its size."""
 import math, re
 import pytest, torch
-from sslnb.app.cli import main
+from helpers import quiet, sslnb, sweep
 from sslnb.app.options import parse
-from sslnb.app.recipes import check_keys, folder, keys_of, layers, load_recipe, read_recipe, recipes
+from sslnb.run.keywords import keys_of
+from sslnb.run.recipes import check_keys, folder, layers, load_recipe, read_recipe, recipes
 
-every = pytest.mark.parametrize('name', recipes())
+every, quick = pytest.mark.parametrize('name', recipes()), pytest.mark.quick
 
 # what the official scripts of Self-Classifier say: images in a batch, highest rate, rate at the start (None: no warm-up), last rate
 V2 = {n: (4092, 4.8, .3, .0048) for n in '''100ep 200ep 400ep no_multicrop no_nn no_nn_no_multicrop 1x1k 1x2k 1x4k 1x8k 5x1k 10x1k 15x1k fixed_cls no_mlp num_hidden_3 dim_256 hidden_dim_8192
@@ -31,15 +32,17 @@ GROUPS = dict(self_classifier=V2, self_classifier_v1=V1, swav=SWAV, deepcluster_
 # of PAWS, SimCLR with SuNCEt, and SuNCEt after PAWS: the configuration files
 GROUPS |= dict(paws=dict(imgnt_train=(4096, 6.4, .3, .064), cifar10_train=(256, 3.2, .8, .032)), simclr_ct=dict(imgnt_train=(2816, 4.8, .6, .048), imgnt_2020=(2816, 4.8, .6, 0.)), suncet=dict(cifar10_snn=(640, .1, None, .01)))
 RATES = {f'{g}/{n}': r for g, rs in GROUPS.items() for n, r in rs.items()}
-OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'], paws=['cifar10_cpu', 'digits'], suncet=['digits'])      # not from the authors, or (relation_net) looked at in test_golden_relational.py
+OURS = dict(swav='cifar10 cifar10_800ep cifar10_solo_learn cifar100_solo_learn imagenette digits'.split(), deepcluster_v2='cifar10 cifar100 digits'.split(), sela_v2=['digits'], relation_net=['essential'], paws=['cifar10_cpu', 'digits'], suncet=['digits'])      # not from the authors, or (relation_net) looked at in losses/test_golden_relation.py
 
 # files
 
+@quick
 @every
 def test_says_what_it_is(name):
     first = (folder/f'{name}.yml').read_text(encoding='utf-8').splitlines()[0]
     assert re.fullmatch(r'# [A-Z].{10,150}\.', first)
 
+@quick
 @every
 def test_keys_and_values_are_known(name):
     flat = load_recipe(name)
@@ -49,12 +52,14 @@ def test_keys_and_values_are_known(name):
         words = str(v).replace("'", '"') if isinstance(v, dict) else ' '.join(map(str, v)) if isinstance(v, tuple) else str(v)
         assert parse(keys[k], words.split(' ') if isinstance(v, tuple) else [words]) == v, k
 
+@quick
 def test_every_official_script_is_there():
     groups = {g: [n for n in recipes() if n.startswith(f'{g}/') and n.split('/')[1] not in OURS.get(g, ())] for g in GROUPS}
     assert set(RATES) == set(sum(groups.values(), [])) and set(RATES) | {f'{g}/{n}' for g, ns in OURS.items() for n in ns} == {n for n in recipes() if '/' in n}
     ablations = {g: [n for n in ns if 'scripts/ablation/' in recipes()[n].read_text(encoding='utf-8') and not n.endswith('ep')] for g, ns in groups.items()}
     assert (len(ablations['self_classifier']), len(ablations['self_classifier_v1'])) == (33, 22)
 
+@quick
 def test_ablations_hold_only_what_is_different():
     for name in recipes():
         own = read_recipe(name)
@@ -62,22 +67,25 @@ def test_ablations_hold_only_what_is_different():
             below = load_recipe(own['recipe'])
             assert not {k for k, v in own.items() if k in below and below[k] == v}, name
 
+@quick
 def test_mixed_precision_stands_for_batch_norm_as_officially():
     for name in V2:
         r = load_recipe(f'self_classifier/{name}')
         assert (r['bn'], r['precision']) == ((True, 'fp32') if name.endswith('ep') or name.startswith('bs_') else (False, 'fp16')), name
 
+@quick
 @pytest.mark.parametrize('name', RATES)
 def test_learning_rates_are_the_official_ones(name):
-    from sslnb.train.fit import check_recipe, lr_factor, schedule
-    from sslnb.app.recipes import signature
+    from sslnb.train.schedule import check_recipe, lr_factor, schedule
+    from sslnb.run.keywords import training_keys
     flat, (bs, peak, first, last) = load_recipe(name), RATES[name]
-    r = check_recipe({k: v for k, v in flat.items() if k in signature('RECIPE')})
+    r = check_recipe({k: v for k, v in flat.items() if k in training_keys()})
     lrs = schedule({**r, 'epochs': 100 if r['lr_each'] == 'step' else r['epochs']}, 313, bs)
     assert flat['bs'] == bs and lr_factor(r, bs)*r['lr'] == pytest.approx(peak, rel=5e-3) == lrs.max()
     assert lrs[0] == pytest.approx(first or peak, rel=5e-3) and lrs[-1] == pytest.approx(last, rel=5e-3, abs=1e-6)
     assert int(lrs.argmax()) == (313*10-(r['lr_each'] != 'epoch_end' and r['top_twice']) if first else 0)
 
+@quick
 @pytest.mark.parametrize('name', SWAV)
 def test_the_prototypes_are_frozen_for_the_official_steps(name):
     r = load_recipe(f'swav/{name}')
@@ -86,10 +94,12 @@ def test_the_prototypes_are_frozen_for_the_official_steps(name):
     assert round(r['freeze']*n) == steps
     assert (r['queue'], r['queue_start'] if r['queue'] else None) == {256: (3840, 15), 2560: (2560, 0), 1536: (1536, 0)}.get(r['bs'], (0, None))
 
+@quick
 def test_all_of_swav_see_images_with_its_own_deviation():
     for name in RATES:
         if name.startswith(('swav/', 'deepcluster_v2/', 'sela_v2/')): assert load_recipe(name)['std'] == (.228, .224, .225), name
 
+@quick
 def test_supports_are_those_of_all_processes_together():
     for name, shape in (('paws/imgnt_train', (15*64, 7, 1)), ('paws/cifar10_train', (10, 64, 2)), ('simclr_ct/imgnt_train', (20, 2*64, 1))):
         r = load_recipe(name)
@@ -99,7 +109,7 @@ def test_supports_are_those_of_all_processes_together():
 
 # training
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def images():
     from sslnb.data.image_set import ImageSet
     g = torch.Generator().manual_seed(0)
@@ -127,16 +137,20 @@ def small(r):
 
 def train(name, images, **given):
     "A small copy of a recipe, trained for three steps; the Learner, its recipe, and which of its parameters have moved."
-    from sslnb.app.pretrain import build
-    from sslnb.app.recipes import split_recipe
+    from sslnb.run.pretrain import build
+    from sslnb.run.recipes import split_recipe
     r = load_recipe(name)
     learn, flat = build({'method': 'SelfClassifier', **load_recipe(name, {**small(r), **given})}, sets=images)
-    learn.logger = lambda *a: None
+    quiet(learn)
     before = [p.detach().clone() for p in learn.model.parameters()]
     learn.fit_ssl(**split_recipe(flat)['fit'])
     return learn, flat, [not torch.equal(a, b) for a, b in zip(before, learn.model.parameters()) if b.requires_grad]
 
-@every
+def changes(name):
+    "What kind of recipe it is: its group, and the names of the keys that it sets itself."
+    return name.split('/')[0], tuple(sorted(read_recipe(name)))
+
+@pytest.mark.parametrize('name', sweep(recipes(), changes))
 def test_a_small_copy_trains(name, images):
     learn, flat, moved = train(name, images)
     losses = learn.recorder.losses
@@ -151,46 +165,47 @@ def test_a_small_copy_trains_in_its_own_precision(images):
 
 # the command line
 
-def said(capsys, *argv):
-    assert main(list(map(str, argv))) == 0, capsys.readouterr().err
-    return capsys.readouterr().out
+def said(*argv):
+    code, out, err = sslnb(*argv)
+    assert code == 0, err
+    return out
 
-def test_all_are_listed(capsys):
-    text = said(capsys, 'recipes')
+def test_all_are_listed():
+    text = said('recipes')
     for n in recipes(): assert re.search(rf'^{re.escape(n)} +[A-Z]', text, re.M), n
-    group = said(capsys, 'recipes', 'self_classifier')
+    group = said('recipes', 'self_classifier')
     assert 'self_classifier/100ep' in group and 'digits' not in group and 'self_classifier_v1/' not in group
 
-def test_one_is_shown_with_what_it_builds_on(capsys):
-    text = said(capsys, 'recipes', 'self_classifier/bs_256')
+def test_one_is_shown_with_what_it_builds_on():
+    text = said('recipes', 'self_classifier/bs_256')
     assert text.index('queue: 16384') < text.index('# builds on self_classifier/100ep') < text.index('queue: 262144')
     import yaml
-    full = yaml.safe_load(said(capsys, 'recipes', 'self_classifier/bs_256', '--full'))
+    full = yaml.safe_load(said('recipes', 'self_classifier/bs_256', '--full'))
     assert (full['queue'], full['bs'], full['row_tau']) == (16384, 256, .1) and 'recipe' not in full
 
-def test_dry_run_without_the_data(capsys, tmp_path, monkeypatch):
+def test_dry_run_without_the_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('sslnb.app.plan.known_data', list)       # as on a machine that lacks it
-    text = said(capsys, 'pretrain', '--recipe', 'self_classifier/800ep', '--dry-run')
+    monkeypatch.setattr('sslnb.run.plan.known_data', list)       # as on a machine that lacks it
+    text = said('pretrain', '--recipe', 'self_classifier/800ep', '--dry-run')
     for words in ('imagenet: 1,281,167 images to train, 50,000 to test, 1,000 classes', 'not on this machine', '4,092 images in a batch, 313 steps in an epoch', '800 epochs, 250,400 steps',
                   'global 1, 224 x 224: scale 0.4 1,', 'local 1 to local 6, 96 x 96: scale 0.05 0.4,', 'solarise 0.2', 'resnet50, 23,508,032 parameters, 2,048 features', 'emb (2, 128)',
                   'logits (8, 2, 1000), (8, 2, 2000), (8, 2, 4000), (8, 2, 8000)', '7.947 where everything has collapsed', 'larc, momentum 0.9, trust 0.001, fp32', 'decay 1e-06: 173 tensors, 34,368,344 parameters',
                   'with 4,092 it is 3.197', '0.1998 at the first step, 3.197 from step 3,130', 'at the last, step 250,400', 'queue: 262144', 'global_scale: [0.4, 1.0]'): assert words in text, words
     assert not list(tmp_path.iterdir()), 'nothing is written'
 
-def test_what_is_given_wins_and_the_rate_scales(capsys, tmp_path, monkeypatch):
+def test_what_is_given_wins_and_the_rate_scales(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('sslnb.app.plan.known_data', list)
+    monkeypatch.setattr('sslnb.run.plan.known_data', list)
     small = ('--backbone', 'resnet8', '--hidden', 32, '--size', 32, '--local-size', 16, '--dry-run')
-    text = said(capsys, 'pretrain', '--recipe', 'self_classifier/100ep', '--bs', 512, '--epochs', 7, '--row-tau', .2, *small)
+    text = said('pretrain', '--recipe', 'self_classifier/100ep', '--bs', 512, '--epochs', 7, '--row-tau', .2, *small)
     for words in ('512 images in a batch, 2,502 steps in an epoch', '7 epochs, 17,514 steps', 'lr 0.3 is for 256 images and grows with the batch: with 512 it is 0.6', 'row_tau: 0.2', 'epochs: 7'): assert words in text, words
-    text = said(capsys, 'pretrain', '--recipe', 'self_classifier/100ep', '--lr', .1, *small)
+    text = said('pretrain', '--recipe', 'self_classifier/100ep', '--lr', .1, *small)
     assert 'with 4,092 it is 1.598' in text and '0.0999 at the first step' in text
-    assert main(['pretrain', '--recipe', 'self_classifier/100ep', '--queue', '2000000', *map(str, small)]) == 2
-    assert 'queue=2000000 with 1281167 images' in capsys.readouterr().err and not list(tmp_path.iterdir())
+    code, _, err = sslnb('pretrain', '--recipe', 'self_classifier/100ep', '--queue', '2000000', *small)
+    assert code == 2 and 'queue=2000000 with 1281167 images' in err and not list(tmp_path.iterdir())
 
-def test_dry_run_of_the_main_job_is_what_the_run_does(capsys, tmp_path, monkeypatch):
+def test_dry_run_of_the_main_job_is_what_the_run_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = said(capsys, 'pretrain', '--dry-run')
+    text = said('pretrain', '--dry-run')
     assert 'digits: 1,438 images to train, 359 to test' in text and 'not on this machine' not in text and 'runs/digits-selfclassifier-seed0' in text
-    assert main(['pretrain', '--dry-run', '--resume', 'nowhere']) == 2 and not list(tmp_path.iterdir())
+    assert sslnb('pretrain', '--dry-run', '--resume', 'nowhere')[0] == 2 and not list(tmp_path.iterdir())

@@ -1,7 +1,8 @@
 """Recipes by rule of SelfCon and the methods beside it: views, labels, exits, data and rates of each form; ImageNet-100 in the order of its list; a small copy of one trains."""
 import pytest, torch
+from helpers import quiet
 from sslnb.data.class_subsets import class_list
-from sslnb.app.recipes import grids, load_recipe, split_recipe
+from sslnb.run.recipes import grids, load_recipe, split_recipe
 
 CIFAR10, CIFAR100, IMAGENET = ((.4914, .4822, .4465), (.2023, .1994, .2010)), ((.5071, .4867, .4408), (.2675, .2565, .2761)), ((.485, .456, .406), (.229, .224, .225))
 DATA = dict(cifar10=(32, CIFAR10), cifar100=(32, CIFAR100), tiny=(64, IMAGENET), imagenet100=(224, IMAGENET), imagenet=(224, IMAGENET))
@@ -33,10 +34,9 @@ def test_imagenet100_is_in_the_order_of_its_list():
 @pytest.mark.parametrize('name', ['selfcon_mu_star-imagenet100-resnet50', 'one_stage-cifar10-vgg13'])
 def test_a_small_copy_trains(name):
     from sslnb.data.image_set import ImageSet
-    from sslnb.app.pretrain import build
+    from sslnb.run.pretrain import build
     noise = ImageSet(torch.randint(256, (32, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte(), torch.arange(32) % 4, name='noise')
     learn, flat = build(load_recipe(f'selfcon/{name}', dict(bs=16, size=16, backbone='resnet8', exits=(False, True), epochs=1, precision='fp32', stem='auto')), sets=(noise, noise))
-    learn.logger = lambda *a: None
-    learn.fit_ssl(**split_recipe(flat)['fit'])
+    quiet(learn).fit_ssl(**split_recipe(flat)['fit'])
     assert len(learn.recorder.losses) == 2 and torch.tensor(learn.recorder.losses).isfinite().all()
     if name.startswith('selfcon_mu'): assert not learn.method.labels and learn.dls.labelled, 'trained without labels, which are there for evaluation'

@@ -2,8 +2,10 @@
 import json
 import numpy as np, pytest, torch
 from torch import nn
-from golden_tools import T, families, golden, layout, meta
+from helpers import T, families, golden, layout, meta
 from sslnb.train.optim import LARC, clip_per_param, param_groups, warmup_cosine
+
+pytestmark = pytest.mark.quick
 
 @pytest.mark.parametrize('fam,tol', [('larc_f32',1e-6), ('larc_f64',1e-12)])
 def test_larc(fam, tol):

@@ -1,6 +1,6 @@
-"""Training with the public names only: the same file for one process and for several. test_launch.py runs it; by hand:
+"""Training with the public names only: the same file for one process and for several. train/test_launch.py runs it; by hand:
 
-    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 tests/train_script.py FOLDER whole stopped resumed
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc_per_node 2 tests/train/train_script.py FOLDER whole stopped resumed
 
 Each job leaves the tensors of each process in FOLDER. `stopped` gets SIGTERM inside its second epoch, as a cluster sends it, and `resumed` goes on from there."""
 import os, signal, sys
