@@ -8,7 +8,7 @@ ini = ConfigParser(delimiters=['='], interpolation=None)
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 lib, minor = cfg['lib_name'], int(cfg['min_python'].split('.')[1])
-data = ('yml', 'yaml', 'json', 'csv', 'html', 'css')
+data = ('yml', 'yaml', 'json', 'csv', 'html', 'css', 'j2')
 
 setup(
     name=lib,

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image, read_file
 from torchvision.transforms import InterpolationMode, v2
-from sslnb.data.file_set import from_folder
+from sslnb.data.folders import from_folder
 from sslnb.data.loader import FileLoader
 from sslnb.augment.views import multi_crop
 

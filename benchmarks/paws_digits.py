@@ -7,7 +7,7 @@ import csv, subprocess, sys, time
 from pathlib import Path
 import torch
 from sslnb.data.loader import ssl_dls
-from sslnb.data.sources import digits
+from sslnb.data.named_sets import digits
 from sslnb.data.labels import few_labels, labelled_part
 from sslnb.evaluate.support_accuracy import support_accuracy
 from sslnb.evaluate.linear_protocol import top_accuracy

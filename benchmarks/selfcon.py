@@ -10,7 +10,7 @@ import numpy as np, torch
 from sslnb.models.exits import exit_points
 from sslnb.models.create import create_backbone
 from sslnb.data.loader import ssl_dls
-from sslnb.train.fit import *
+import sslnb.train.fit
 from sslnb.train.learner import ssl_learner
 from sslnb.methods.selfcon import SelfCon
 from sslnb.methods.supcon import SupCon

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from sslnb.data.loader import ssl_dls
 from sslnb.evaluate.exit_protocol import exit_report, own_classifiers
-from sslnb.train.fit import *
+from sslnb.train.schedule import RECIPE
+import sslnb.train.fit
 from sslnb.train.learner import ssl_learner
 from sslnb.methods.one_stage import OneStage
 from sslnb.methods.selfcon import SelfCon

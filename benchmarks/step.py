@@ -8,8 +8,9 @@ import argparse, statistics, time
 import numpy as np, torch
 from sslnb.core import bare
 from sslnb.data.loader import ssl_dls
-from sslnb.train.fit import *
-from sslnb.train.learner import SSLMethod, ssl_learner
+import sslnb.train.fit
+from sslnb.train.method import SSLMethod
+from sslnb.train.learner import ssl_learner
 from sslnb.models.heads import mlp
 from sslnb.augment.views import Views, two_views
 from torch.nn import functional as F
